@@ -1,0 +1,293 @@
+"""Labelled structures on the host: reading, splitting, and turning them into batches."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import ase
+import jax
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Bool, Float, Int
+
+from bnn_jax.atoms import checks
+from bnn_jax.atoms.labels import MASK_KEY, Frame, Keys, check_frame, frame_from_atoms
+from bnn_jax.atoms.reading import Index, npz_units, read_frames
+from bnn_jax.atoms.splitting import Part, split_indices
+from bnn_jax.types import Batch, InputError
+from bnn_jax.units import ENERGY_UNITS_EV, LENGTH_UNITS_ANGSTROM
+
+if TYPE_CHECKING:
+    from bnn_jax.atoms.statistics import Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Structures and their labels as flat arrays: the atoms of all structures follow one another.
+
+    A missing label is NaN. ``len(dataset)`` counts structures; ``dataset[3]`` is an :class:`ase.Atoms`,
+    ``dataset[:10]`` and ``dataset[indices]`` are data sets.
+    """
+
+    numbers: Int[np.ndarray, " atom"]
+    """Atomic numbers."""
+    positions: Float[np.ndarray, "atom 3"]
+    """In Angstrom, float64."""
+    num_atoms: Int[np.ndarray, " structure"]
+    cell: Float[np.ndarray, "structure 3 3"]
+    """Lattice vectors as rows, in Angstrom."""
+    pbc: Bool[np.ndarray, "structure 3"]
+    energy: Float[np.ndarray, " structure"]
+    """Total energy, in eV, float64."""
+    forces: Float[np.ndarray, "atom 3"]
+    """In eV/Angstrom."""
+    stress: Float[np.ndarray, "structure 3 3"]
+    """In eV/Angstrom^3, positive under tension."""
+
+    @classmethod
+    def from_atoms(
+        cls,
+        structures: Iterable[ase.Atoms],
+        *,
+        energy_key: str | None = None,
+        forces_key: str | None = None,
+        stress_key: str | None = None,
+        energy_unit: str | None = None,
+        length_unit: str | None = None,
+        require_labels: bool = False,
+    ) -> Self:
+        """From ASE structures; labels are found and checked as in :func:`read_file`.
+
+        Raises:
+            InputError: as :func:`read_file`, with the structure's index.
+        """
+        keys = Keys(energy_key, forces_key, stress_key)
+        frames = ((i, frame_from_atoms(atoms, f"structures, frame {i}", keys)) for i, atoms in enumerate(structures))
+        return cls._checked(frames, "structures", keys, energy_unit, length_unit, require_labels)
+
+    @classmethod
+    def concatenate(cls, datasets: Sequence["Dataset"]) -> Self:
+        """One data set after another."""
+        return cls(
+            **{item.name: np.concatenate([getattr(part, item.name) for part in datasets]) for item in fields(cls)}
+        )
+
+    @classmethod
+    def _checked(
+        cls,
+        numbered_frames: Iterable[tuple[int, Frame]],
+        source: str,
+        keys: Keys,
+        energy_unit: str | None,
+        length_unit: str | None,
+        require_labels: bool,
+    ) -> Self:
+        energy_factor = checks.unit_factor(energy_unit, "energy_unit", ENERGY_UNITS_EV)
+        length_factor = checks.unit_factor(length_unit, "length_unit", LENGTH_UNITS_ANGSTROM)
+        frames = []
+        for i, frame in numbered_frames:
+            frame = frame._replace(
+                positions=frame.positions * length_factor,
+                cell=frame.cell * length_factor,
+                energy=frame.energy * energy_factor,
+                forces=frame.forces * (energy_factor / length_factor),
+                stress=frame.stress * (energy_factor / length_factor**3),
+            )
+            check_frame(frame, f"{source}, frame {i}")
+            frames.append(frame)
+        if not frames:
+            raise InputError(f"{source} holds no structure; check the path and the index.")
+        dataset = cls(
+            num_atoms=np.array([len(frame.numbers) for frame in frames]),
+            **{
+                name: np.concatenate([getattr(frame, name) for frame in frames])
+                for name in ("numbers", "positions", "forces")
+            },
+            **{
+                name: np.stack([getattr(frame, name) for frame in frames])
+                for name in ("cell", "pbc", "energy", "stress")
+            },
+        )
+        checks.check_labels(dataset.energy, dataset.forces, dataset.stress, keys, require_labels, source)
+        if energy_unit is None:
+            checks.check_units(dataset.composition, dataset.energy, dataset.forces, source)
+        return dataset
+
+    def __len__(self) -> int:
+        return len(self.num_atoms)
+
+    def __getitem__(self, key: int | np.integer | slice | Sequence[int] | np.ndarray) -> "ase.Atoms | Dataset":
+        if isinstance(key, int | np.integer):
+            if not -len(self) <= key < len(self):
+                raise IndexError(f"structure {key} of a data set of {len(self)}")
+            return self._atoms(int(key) % len(self))
+        return self.take(np.arange(len(self))[key])
+
+    def take(self, indices: Int[np.ndarray, " chosen"]) -> "Dataset":
+        """The structures ``indices``, in that order."""
+        num_atoms = self.num_atoms[indices]
+        first = np.cumsum(num_atoms) - num_atoms
+        atoms = np.arange(num_atoms.sum()) + np.repeat(self.offsets[indices] - first, num_atoms)
+        per_atom = ("numbers", "positions", "forces")
+        return Dataset(
+            **{
+                item.name: getattr(self, item.name)[atoms if item.name in per_atom else indices]
+                for item in fields(self)
+            }
+        )
+
+    def _atoms(self, i: int) -> ase.Atoms:
+        rows = slice(self.offsets[i], self.offsets[i + 1])
+        atoms = ase.Atoms(self.numbers[rows], self.positions[rows], cell=self.cell[i], pbc=self.pbc[i])
+        labels = {}
+        if np.isfinite(self.energy[i]):
+            labels["energy"] = float(self.energy[i])
+        known = np.all(np.isfinite(self.forces[rows]), axis=1)
+        if known.any():
+            labels["forces"] = np.where(known[:, None], self.forces[rows], 0.0)
+            if not known.all():
+                atoms.set_array(MASK_KEY, known)
+        if np.isfinite(self.stress[i]).all():
+            labels["stress"] = full_3x3_to_voigt_6_stress(self.stress[i])
+        if labels:
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+        return atoms
+
+    def to_atoms(self) -> list[ase.Atoms]:
+        """ASE structures with the labels as results of a single-point calculator.
+
+        Where only some atoms of a structure have forces, the array ``forces_mask`` says which; the others' are zero.
+        """
+        return [self._atoms(i) for i in range(len(self))]
+
+    @cached_property
+    def offsets(self) -> Int[np.ndarray, " structure_and_one"]:
+        """Structure i owns atoms ``offsets[i]:offsets[i + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.num_atoms)]).astype(np.int64)
+
+    @cached_property
+    def structure_index(self) -> Int[np.ndarray, " atom"]:
+        """Structure that each atom belongs to."""
+        return np.repeat(np.arange(len(self)), self.num_atoms)
+
+    @cached_property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(np.unique(self.numbers).tolist())
+
+    @cached_property
+    def composition(self) -> Int[np.ndarray, "structure species"]:
+        """Number of atoms of each species in each structure."""
+        counts = np.zeros((len(self), len(self.species)), np.int64)
+        np.add.at(counts, (self.structure_index, np.searchsorted(self.species, self.numbers)), 1)
+        return counts
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, for telling whether a run resumes on the data it began with."""
+        digest = hashlib.sha256()
+        for item in fields(self):
+            array = getattr(self, item.name)
+            kind = {"i": "<i8", "b": "|b1"}.get(array.dtype.kind, "<f8")
+            digest.update(f"{item.name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        return digest.hexdigest()
+
+    def split(
+        self, train: Part | None = None, valid: Part | None = None, test: Part | None = None, seed: int = 0
+    ) -> tuple["Dataset", ...]:
+        """The parts asked for, in the order train, valid, test; structures that no part takes are left out.
+
+        Args:
+            train: a fraction in (0, 1), a number of structures, indices, or the path of a file of indices (.npy, or
+                text with one index a line, as the splits of rMD17).
+            valid: likewise.
+            test: likewise.
+            seed: of the random draw. With the same seed and the same indices given, a larger ``train`` contains a
+                smaller one.
+
+        Raises:
+            InputError: the parts overlap, ask for more than there is, or cannot be read.
+        """
+        parts = {name: part for name, part in (("train", train), ("valid", valid), ("test", test)) if part is not None}
+        return tuple(self.take(indices) for indices in split_indices(len(self), parts, seed))
+
+    def statistics(self, cutoff: float) -> "Statistics":
+        """What a potential needs to know of its training set; see :func:`bnn_jax.atoms.statistics.compute`."""
+        from bnn_jax.atoms.statistics import compute  # that file needs this one
+
+        return compute(self, cutoff)
+
+    def batches(self, batch_size: int, cutoff: float, statistics: "Statistics") -> Iterator[Batch]:
+        """All structures in order, as float32 batches of one padded shape; the last may hold empty structures.
+
+        Args:
+            batch_size: structures a batch.
+            cutoff: in Angstrom.
+            statistics: of the training set; names the species and the atomic shifts to subtract.
+
+        Raises:
+            InputError: an element is not among the species.
+        """
+        from bnn_jax.atoms.graph import batch_size_needed, gather_batch, pack  # that file needs this one
+
+        packed = pack(self, cutoff, statistics.species, statistics.shifts)
+        plan = np.full(-(-len(self) // batch_size) * batch_size, -1)
+        plan[: len(self)] = np.arange(len(self))
+        plan = plan.reshape(-1, batch_size)
+        sizes = batch_size_needed(packed, plan)
+        packed = jax.device_put(packed)
+        for indices in plan:
+            yield gather_batch(packed, indices, *sizes)
+
+
+def read_file(
+    path: str | Path,
+    *,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
+    energy_unit: str | None = None,
+    length_unit: str | None = None,
+    index: Index = ":",
+    require_labels: bool = False,
+) -> Dataset:
+    """Read labelled structures: extended XYZ (compressed or not), .npz of rMD17 and sGDML, or any format of ASE.
+
+    Labels are looked for in the calculator's results, ``info`` and ``arrays``, under the usual keys (``energy``,
+    ``REF_energy``, ``dft_energy``, ...; see :mod:`bnn_jax.atoms.labels`); a virial becomes ``-virial / volume``. A
+    frame without a label is kept, and the likelihood drops the term. An .npz (``nuclear_charges``, ``coords``,
+    ``energies``, ``forces`` of rMD17, or ``z``, ``R``, ``E``, ``F`` of MD17, MD22 and sGDML) is in the units it names
+    (``e_unit``, ``r_unit``), else in kcal/mol and Angstrom, as those formats define; any other file is in eV and
+    Angstrom.
+
+    Args:
+        path: of the file.
+        energy_key: key of the energy, where the search would not find it or finds several.
+        forces_key: key of the forces.
+        stress_key: key of the stress, or of the virial if it contains that word.
+        energy_unit: unit of the file's energies, a key of :data:`bnn_jax.units.ENERGY_UNITS_EV`; naming it also
+            switches off the check that labels are plausible in eV.
+        length_unit: unit of the file's positions and cells, a key of :data:`bnn_jax.units.LENGTH_UNITS_ANGSTROM`.
+            Forces are energies over lengths.
+        index: frames to read, in ASE's notation.
+        require_labels: refuse a file without any energy or forces.
+
+    Raises:
+        InputError: the file is absent, empty or unreadable, or a frame cannot be used; the sentence names the file, the
+            frame, the key and the cure.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"File {path} does not exist; check the path.")
+    if path.stat().st_size == 0:
+        raise InputError(f"File {path} is empty; fetch it again.")
+    if path.suffix == ".npz" and (energy_unit is None or length_unit is None):
+        stated_energy, stated_length = npz_units(path)
+        energy_unit, length_unit = energy_unit or stated_energy, length_unit or stated_length
+    keys = Keys(energy_key, forces_key, stress_key)
+    frames = read_frames(path, index, keys)
+    return Dataset._checked(frames, str(path), keys, energy_unit, length_unit, require_labels)

@@ -1,0 +1,32 @@
+"""Neighbour lists, on the host."""
+
+import ase.geometry
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from vesin import NeighborList
+
+
+def neighbor_list(
+    positions: Float[np.ndarray, "atom 3"],
+    cell: Float[np.ndarray, "3 3"],
+    pbc: Bool[np.ndarray, " 3"],
+    cutoff: float,
+) -> tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"], Int[np.ndarray, "edge 3"]]:
+    """All directed pairs closer than the cutoff, periodic images of an atom itself included.
+
+    Args:
+        positions: in Angstrom; atoms may lie outside the cell.
+        cell: lattice vectors as rows, in Angstrom; rows of directions that are not periodic may be zero.
+        pbc: which lattice directions are periodic.
+        cutoff: in Angstrom; may exceed the cell.
+
+    Returns:
+        ``senders``, ``receivers`` and ``shifts``, all int32, ascending by receiver: the sender's image lies at
+        ``positions[senders] + shifts @ cell``.
+    """
+    # One thread: the order of the edges, hence the rounding of every sum over them, is the same in each run.
+    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    box = ase.geometry.complete_cell(cell) if pbc.any() else np.eye(3)
+    points = np.asarray(positions, np.float64)
+    receivers, senders, shifts = finder.compute(points, np.asarray(box, np.float64), pbc, "ijS")
+    return senders.astype(np.int32), receivers.astype(np.int32), shifts.astype(np.int32)

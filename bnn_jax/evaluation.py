@@ -1,0 +1,107 @@
+"""Figures of merit of a posterior on a labelled test set, and the convergence of its chains in function space."""
+
+import time
+
+import numpy as np
+from jaxtyping import Float
+
+from bnn_jax import metrics
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.methods.base import Posterior
+from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
+from bnn_jax.types import InputError, Predictive
+from bnn_jax.units import EV_PER_KCAL_PER_MOL
+
+OUTLIER_THRESHOLD = EV_PER_KCAL_PER_MOL
+"""Error of a force component beyond which it is an outlier: 1 kcal/mol/Angstrom (Rensmeyer 2024, section 4.2)."""
+
+
+def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
+    """Accuracy and quality of the standard deviations on labelled structures, in eV and eV/Angstrom.
+
+    Energies are total energies. ``mll`` is the mean log likelihood of the normal with the predictive mean and total
+    variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the aleatoric
+    variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every error, is beyond
+    1 kcal/mol/Angstrom.
+
+    Args:
+        posterior: the samples.
+        test: structures with energies, forces or both.
+
+    Raises:
+        InputError: the test set has no label, or an element that was not in training.
+    """
+    start = time.perf_counter()
+    predictive = posterior.predict(test)
+    return score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
+
+
+def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, float]:
+    """The figures of :func:`evaluate` from a predictive that is at hand."""
+    known = np.isfinite(test.energy)
+    labelled = np.isfinite(test.forces)
+    if not known.any() and not labelled.any():
+        raise InputError("The test set has no energy and no forces; give labelled structures or name their keys.")
+    result: dict[str, float] = {}
+    if known.any():
+        result |= _energy_scores(predictive, test.energy, known)
+    if labelled.any():
+        result |= _forces_scores(predictive, test.forces, labelled)
+    return result | {"num_samples": num_samples, "num_structures": len(test)}
+
+
+def _energy_scores(predictive: Predictive, target: np.ndarray, known: np.ndarray) -> dict[str, float]:
+    mean, std, target = predictive.energy[known], predictive.energy_std[known], target[known]
+    aleatoric = predictive.energy_std_aleatoric[known]
+    samples, sample_stds = predictive.energy_samples[:, known], predictive.energy_std_samples[:, known]
+    return {
+        "energy_mae": metrics.mean_absolute_error(mean, target),
+        "energy_rmse": metrics.root_mean_square_error(mean, target),
+        "energy_mll": metrics.gaussian_log_likelihood(mean, std, target),
+        "energy_mll_mixture": metrics.mixture_log_likelihood(samples, sample_stds, target),
+        "energy_mll_aleatoric": metrics.gaussian_log_likelihood(mean, aleatoric, target),
+        "energy_std": float(std.mean()),
+    }
+
+
+def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
+    mean, std, target = predictive.forces[labelled], predictive.forces_std[labelled], target[labelled]
+    shape = predictive.forces_samples.shape
+    aleatoric = np.broadcast_to(predictive.forces_std_aleatoric[:, None], shape[1:])[labelled]
+    sample_stds = np.broadcast_to(predictive.forces_std_samples[..., None], shape)[:, labelled]
+    samples = predictive.forces_samples[:, labelled]
+    errors = mean - target
+    return {
+        "forces_mae": metrics.mean_absolute_error(mean, target),
+        "forces_rmse": metrics.root_mean_square_error(mean, target),
+        "forces_mll": metrics.gaussian_log_likelihood(mean, std, target),
+        "forces_mll_mixture": metrics.mixture_log_likelihood(samples, sample_stds, target),
+        "forces_mll_aleatoric": metrics.gaussian_log_likelihood(mean, aleatoric, target),
+        "forces_auroc": metrics.outlier_auroc(errors, std, OUTLIER_THRESHOLD),
+        "forces_auroc_aleatoric": metrics.outlier_auroc(errors, aleatoric, OUTLIER_THRESHOLD),
+        "forces_nece": metrics.nece(errors, sample_stds, means=mean - samples),
+        "forces_std": float(std.mean()),
+        "forces_std_aleatoric": float(aleatoric.mean()),
+    }
+
+
+def convergence(posterior: Posterior, held_out: Dataset) -> dict[str, Float[np.ndarray, " quantity"]]:
+    """R-hat and effective sample size of the predicted energies and force components of held-out structures.
+
+    Args:
+        posterior: the samples, at least four a chain.
+        held_out: structures; labels are ignored.
+
+    Returns:
+        ``rhat`` and ``ess``, energies first, then force components; NaN where the samples are too few.
+
+    Reference: Vehtari et al. (2021), doi:10.1214/20-BA1221, on functions of the weights rather than the weights, which
+    permutations of hidden units leave unidentified.
+    """
+    predictive = posterior.predict(held_out)
+    draws = np.concatenate(
+        [predictive.energy_samples, predictive.forces_samples.reshape(posterior.num_samples, -1)], axis=1
+    )
+    draws = draws - draws.mean(axis=0)  # float32 inside: total energies would lose their spread
+    draws = draws.reshape(posterior.num_chains, -1, draws.shape[1])
+    return {"rhat": np.asarray(function_space_rhat(draws)), "ess": np.asarray(function_space_ess(draws))}

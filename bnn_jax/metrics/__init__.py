@@ -1,0 +1,31 @@
+"""Host arrays to scalars: accuracy, calibration and ranking. Units follow the arguments."""
+
+from bnn_jax.metrics.accuracy import mean_absolute_error, root_mean_square_error
+from bnn_jax.metrics.calibration import (
+    average_cdf,
+    calibration_curve,
+    ence,
+    gaussian_log_likelihood,
+    mean_squared_z_score,
+    miscalibration_area,
+    mixture_log_likelihood,
+    nece,
+)
+from bnn_jax.metrics.ranking import RocCurve, outlier_auroc, outlier_roc_curve, spearman
+
+__all__ = [
+    "RocCurve",
+    "average_cdf",
+    "calibration_curve",
+    "ence",
+    "gaussian_log_likelihood",
+    "mean_absolute_error",
+    "mean_squared_z_score",
+    "miscalibration_area",
+    "mixture_log_likelihood",
+    "nece",
+    "outlier_auroc",
+    "outlier_roc_curve",
+    "root_mean_square_error",
+    "spearman",
+]

@@ -1,0 +1,117 @@
+"""The stochastic potential: energy, forces, stress and standard deviations as pure functions of parameters and graph."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bnn_jax.atoms.graph import edge_mask, edge_vectors, node_mask, node_structure
+from bnn_jax.config import ModelConfig
+from bnn_jax.model.heads import Heads
+from bnn_jax.model.nequip import NequIP
+from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, PRNGKey
+
+
+class StochasticNequIP(nn.Module):
+    """NequIP features and the heads that read them."""
+
+    config: ModelConfig
+
+    def setup(self):
+        self.base = NequIP(self.config)
+        self.heads = Heads(self.config)
+
+    def __call__(
+        self,
+        species: Int[Array, " atom"],
+        vectors: Float[Array, "edge 3"],
+        senders: Int[Array, " edge"],
+        receivers: Int[Array, " edge"],
+        edge_mask: Bool[Array, " edge"],
+    ) -> tuple[Float[Array, "atom channel"], tuple[Float[Array, " atom"], ...]]:
+        features = self.base(species, vectors, senders, receivers, edge_mask)
+        return features, self.heads(features)
+
+
+def nequip(config: ModelConfig) -> Potential:
+    """A stochastic NequIP (Rensmeyer 2024, section 3.2) as a pair of pure functions.
+
+    Energies are ``scale * sum_i eps_i`` above the atomic shifts, forces minus their gradient, the stress their
+    derivative by a symmetric strain over the volume. Standard deviations are ``scale * exp(MLP(features_i))`` for the
+    forces of atom i, and the root of the sum of squares of another such network for the energy.
+
+    Args:
+        config: hyper-parameters, with ``species`` and ``avg_num_neighbors`` of the training set filled in.
+
+    Raises:
+        InputError: ``config.species`` is empty or a hyper-parameter is out of range.
+    """
+    _check(config)
+    module = StochasticNequIP(config)
+
+    def inputs(graph: AtomGraph) -> tuple[Array, Array, Array, Array]:
+        return graph.nodes["species"], graph.senders, graph.receivers, edge_mask(graph)
+
+    def init(rng_key: PRNGKey, graph: AtomGraph) -> Params:
+        species, senders, receivers, mask = inputs(graph)
+        return module.init(rng_key, species, edge_vectors(graph), senders, receivers, mask)["params"]
+
+    def apply(params: Params, graph: AtomGraph, *, rng_key: PRNGKey | None = None) -> Prediction:
+        del rng_key  # a network without dropout draws nothing
+        species, senders, receivers, mask = inputs(graph)
+        atoms, structure = node_mask(graph), node_structure(graph)
+        num_atoms, num_structures = species.shape[0], graph.n_node.shape[0]
+
+        def per_structure(values: Float[Array, " atom ..."]) -> Float[Array, " structure ..."]:
+            return jax.ops.segment_sum(values, structure, num_structures, indices_are_sorted=True)
+
+        def negative_energy(vectors: Float[Array, "edge 3"]):
+            features, (energies, *log_stds) = module.apply(
+                {"params": params}, species, vectors, senders, receivers, mask
+            )
+            atom_energies = jnp.where(atoms, config.scale * energies, 0)
+            return -jnp.sum(atom_energies), (features, atom_energies, log_stds)
+
+        vectors = edge_vectors(graph)
+        pulls, (features, atom_energies, log_stds) = jax.grad(negative_energy, has_aux=True)(vectors)
+        forces = jax.ops.segment_sum(pulls, senders, num_atoms) - jax.ops.segment_sum(
+            pulls, receivers, num_atoms, indices_are_sorted=True
+        )
+        energy_log_std, forces_log_std = log_stds
+        return Prediction(
+            energy=per_structure(atom_energies),
+            forces=forces,
+            stress=_stress(graph, vectors, pulls, per_structure, structure[receivers]),
+            energy_std=config.scale * jnp.sqrt(per_structure(jnp.exp(2 * energy_log_std))),
+            forces_std=config.scale * jnp.exp(forces_log_std),
+            atom_energies=atom_energies,
+            features=features,
+        )
+
+    return Potential(init, apply)
+
+
+def _stress(graph, vectors, pulls, per_structure, edge_structure) -> Float[Array, "structure 3 3"] | None:
+    """Strain derivative over volume: an edge vector r becomes r + strain r, so it is the sum of r (dE/dr) outer products."""
+    if "cell" not in graph.globals:
+        return None
+    del per_structure
+    outer = -vectors[:, :, None] * pulls[:, None, :]
+    virial = jax.ops.segment_sum(outer, edge_structure, graph.n_node.shape[0], indices_are_sorted=True)
+    virial = (virial + virial.swapaxes(1, 2)) / 2
+    volume = jnp.abs(jnp.linalg.det(graph.globals["cell"]))
+    return jnp.where(volume > 0, 1 / jnp.where(volume > 0, volume, 1), 0)[:, None, None] * virial
+
+
+def _check(config: ModelConfig) -> None:
+    if not config.species:
+        raise InputError(
+            "model.species is empty; fill it from the training set's statistics before building a potential."
+        )
+    bounds = {"num_blocks": 1, "num_features": 1, "num_bessel": 1, "l_max": 0, "polynomial_cutoff": 2}
+    for name, least in bounds.items():
+        if getattr(config, name) < least:
+            raise InputError(f"model.{name} is {getattr(config, name)}; it must be at least {least}.")
+    for name in ("cutoff", "avg_num_neighbors", "scale"):
+        if not getattr(config, name) > 0:
+            raise InputError(f"model.{name} is {getattr(config, name)}; it must be positive.")

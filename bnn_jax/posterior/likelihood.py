@@ -1,0 +1,42 @@
+"""The likelihood of labelled structures under a stochastic potential."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bnn_jax.atoms.graph import node_structure
+from bnn_jax.types import Batch, Prediction
+
+LOG_2PI = 1.8378770664093453
+
+
+def _normal(error: Float[Array, "*shape"], std: Float[Array, "*#shape"], mask: Bool[Array, "*#shape"]) -> Array:
+    """Log density of a normal at ``error`` from its mean; zero where masked, in value and in gradient."""
+    standard = jnp.where(mask, error, 0) / jnp.where(mask, std, 1)
+    return jnp.where(mask, -0.5 * (standard**2 + LOG_2PI) - jnp.log(jnp.where(mask, std, 1)), 0)
+
+
+def log_likelihood(prediction: Prediction, batch: Batch, stress_std: float) -> Float[Array, " structure"]:
+    r"""Log likelihood of each structure of a padded batch; zero for padding.
+
+    .. math:: \ln N(E; \mu_E, \sigma_E^2) + \sum_i \ln N(F_i; \mu_{F_i}, \sigma_{F_i}^2 I)
+              [+ \sum_{ab} \ln N(S_{ab}; \mu_{S_{ab}}, \sigma_S^2)]
+
+    A label whose mask is False drops its term. The stress term counts its six independent components.
+
+    Args:
+        prediction: output of ``Potential.apply`` on ``batch.graph``.
+        batch: the padded graph and its labels.
+        stress_std: standard deviation of a stress component, in eV/Angstrom^3.
+
+    Reference: Rensmeyer et al. (2024), section 3.2.
+    """
+    labels, graph = batch.labels, batch.graph
+    total = _normal(prediction.energy - labels.energy, prediction.energy_std, labels.energy_mask)
+    forces = _normal(prediction.forces - labels.forces, prediction.forces_std[:, None], labels.forces_mask[:, None])
+    total = total.at[node_structure(graph)].add(jnp.sum(forces, axis=1), indices_are_sorted=True)
+    if prediction.stress is not None:
+        rows, columns = jnp.triu_indices(3)
+        error = (prediction.stress - labels.stress)[:, rows, columns]
+        std = jnp.asarray(stress_std, error.dtype)
+        total = total + jnp.sum(_normal(error, std, labels.stress_mask[:, None]), axis=1)
+    return total

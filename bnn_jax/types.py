@@ -1,0 +1,98 @@
+"""The types that every room shares, and the order of their axes: ``sample, structure | atom | edge, xyz``."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jraph
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+PRNGKey = jax.Array
+Params = Any
+"""A pytree of arrays. Stacked parameters carry a leading ``sample`` axis on every leaf."""
+
+AtomGraph = jraph.GraphsTuple
+"""A padded batch of structures; :mod:`bnn_jax.atoms.graph` says what its fields hold."""
+
+
+class Labels(NamedTuple):
+    """Reference values of a padded batch. A mask of zero drops the term from the likelihood."""
+
+    energy: Float[Array, " structure"]
+    """Energy above the sum of the atomic shifts, in eV."""
+    energy_mask: Bool[Array, " structure"]
+    forces: Float[Array, "atom 3"]
+    """Forces, in eV/Angstrom."""
+    forces_mask: Bool[Array, " atom"]
+    stress: Float[Array, "structure 3 3"]
+    """Stress in eV/Angstrom^3, positive under tension (ASE's sign)."""
+    stress_mask: Bool[Array, " structure"]
+
+
+class Batch(NamedTuple):
+    """A minibatch: a padded graph and its labels."""
+
+    graph: AtomGraph
+    labels: Labels
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a padded batch at one set of parameters."""
+
+    energy: Float[Array, " structure"]
+    """Energy above the sum of the atomic shifts, in eV."""
+    forces: Float[Array, "atom 3"]
+    """Minus the gradient of the energy, in eV/Angstrom."""
+    stress: Float[Array, "structure 3 3"] | None
+    """Strain derivative of the energy over the volume, in eV/Angstrom^3; None without a cell."""
+    energy_std: Float[Array, " structure"]
+    """Standard deviation of the energy, in eV."""
+    forces_std: Float[Array, " atom"]
+    """One isotropic standard deviation per atom for its three force components, in eV/Angstrom."""
+    atom_energies: Float[Array, " atom"]
+    """Energy of each atom above its shift, in eV."""
+    features: Float[Array, "atom feature"]
+    """Invariant features that the readout is linear in, dimensionless."""
+
+
+class Potential(NamedTuple):
+    """A stochastic interatomic potential as a pair of pure functions."""
+
+    init: Callable[[PRNGKey, AtomGraph], Params]
+    """``init(rng_key, graph) -> params``."""
+    apply: Callable[..., Prediction]
+    """``apply(params, graph, *, rng_key=None) -> Prediction``."""
+
+
+class Predictive(NamedTuple):
+    """The posterior predictive of a list of structures, as host arrays.
+
+    Atoms of all structures follow one another; ``num_atoms`` cuts them apart. The mean is that of the equal
+    mixture over samples. The aleatoric variance is the mean of the samples' predicted variances, the epistemic
+    variance the spread of the samples' means (ddof = 1; zero for a single sample), and the total their sum.
+    """
+
+    energy: Float[np.ndarray, " structure"]
+    """Mean total energy in eV, atomic shifts included, float64."""
+    energy_std: Float[np.ndarray, " structure"]
+    energy_std_aleatoric: Float[np.ndarray, " structure"]
+    energy_std_epistemic: Float[np.ndarray, " structure"]
+    forces: Float[np.ndarray, "atom 3"]
+    """Mean forces in eV/Angstrom."""
+    forces_std: Float[np.ndarray, "atom 3"]
+    forces_std_aleatoric: Float[np.ndarray, " atom"]
+    forces_std_epistemic: Float[np.ndarray, "atom 3"]
+    stress: Float[np.ndarray, "structure 3 3"] | None
+    """Mean stress in eV/Angstrom^3; None unless every structure has a cell."""
+    stress_std_epistemic: Float[np.ndarray, "structure 3 3"] | None
+    """Spread of the stress over samples; the model has no aleatoric stress."""
+    energy_samples: Float[np.ndarray, "sample structure"]
+    energy_std_samples: Float[np.ndarray, "sample structure"]
+    forces_samples: Float[np.ndarray, "sample atom 3"]
+    forces_std_samples: Float[np.ndarray, "sample atom"]
+    num_atoms: Int[np.ndarray, " structure"]
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: one sentence that says what, where and what to do (exit code 2)."""

@@ -1,0 +1,36 @@
+"""Fixtures that all tests share, and the compilation cache that makes a second run of the suite fast."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pooch
+import pytest
+
+if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_DIR says where
+    jax.config.update("jax_compilation_cache_dir", str(Path(pooch.os_cache("bnn_jax")) / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def rng_key() -> jax.Array:
+    """A typed PRNG key, the same in every run."""
+    return jax.random.key(20240620)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the reference data sets, which are no part of the repository; the test is skipped without it."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("BNN_JAX_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("reference data not found; set BNN_JAX_TEST_DATA to their folder")
+    return folder
