@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
@@ -35,7 +34,7 @@ def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) 
         graph = gather_batch(packed, indices, num_nodes, num_edges).graph
 
         def one(params: Params) -> Prediction:
-            return apply(params, graph)._replace(features=jnp.zeros((num_nodes, 0)))
+            return apply(params, graph)._replace(features=None)
 
         return jax.lax.map(one, samples, batch_size=samples_at_once)
 

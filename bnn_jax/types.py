@@ -52,8 +52,8 @@ class Prediction(NamedTuple):
     """One isotropic standard deviation per atom for its three force components, in eV/Angstrom."""
     atom_energies: Float[Array, " atom"]
     """Energy of each atom above its shift, in eV."""
-    features: Float[Array, "atom feature"]
-    """Invariant features that the readout is linear in, dimensionless."""
+    features: Float[Array, "atom feature"] | None
+    """Invariant features that the readout is linear in, dimensionless; None where they were dropped to save memory."""
 
 
 class Potential(NamedTuple):

@@ -31,7 +31,7 @@ class AMSGradState(NamedTuple):
     """a, the exponential moving average of the squared gradient, not corrected for its start at zero."""
     maximum: Params
     """D, the largest ``mean_square`` so far."""
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     """t, the number of updates."""
 
 

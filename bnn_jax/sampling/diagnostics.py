@@ -1,7 +1,7 @@
 """Convergence and temperature diagnostics of chains.
 
-Weights of a network have no meaning one by one (neurons permute, layers rescale), so R-hat and the effective sample size
-are those of quantities in function space: predictions on a fixed set of structures.
+Weights of a network have no meaning one by one (neurons permute, layers rescale), so R-hat and the effective sample
+size are those of quantities in function space: predictions on a fixed set of structures.
 """
 
 import blackjax
@@ -72,13 +72,14 @@ def kinetic_temperature(
 ) -> Float[Array, ""]:
     r"""Temperature at which the momentum of :mod:`bnn_jax.sampling.sghmc` would be stationary.
 
-    .. math:: \hat T = \frac{N \gamma (2 - \alpha)}{2 \alpha} \left\langle \frac{v^2}{M} \right\rangle_{\text{coordinates}}
+    .. math:: \hat T = \frac{N \gamma (2 - \alpha)}{2 \alpha} \left\langle \frac{v^2}{M} \right\rangle
 
-    As the step size goes to zero the momentum is :math:`v \leftarrow (1 - \alpha) v + \alpha \sqrt{2 M T / (N \gamma)} n`,
-    whose variance is :math:`2 \alpha M T / ((2 - \alpha) N \gamma)`, so that the estimate has mean T. At a finite step
-    a normal target of curvature k gives T over :math:`1 - \eta k / (2 (2 - \alpha))`, :math:`\eta = \alpha \gamma / (M N)`:
-    the factor by which the position's variance is too large as well. Over d coordinates the relative standard
-    error is :math:`\sqrt{2 / d}`. The estimate lags where the step size changes much within 1 / alpha steps.
+    with the mean over coordinates. As the step size goes to zero the momentum obeys
+    :math:`v \leftarrow (1 - \alpha) v + \alpha \sqrt{2 M T / (N \gamma)} n`, whose variance is
+    :math:`2 \alpha M T / ((2 - \alpha) N \gamma)`, so that the estimate has mean T. At a finite step a normal target of
+    curvature k gives T over :math:`1 - \eta k / (2 (2 - \alpha))` with :math:`\eta = \alpha \gamma / (M N)`, the factor
+    by which the position's variance is too large as well. Over d coordinates the relative standard error is
+    :math:`\sqrt{2 / d}`.
 
     Args:
         momentum: v.
@@ -95,18 +96,18 @@ def kinetic_temperature(
         momentum,
         jax.tree.broadcast(inverse_mass, momentum),
     )
-    mean = sum(jax.tree.leaves(weighted)) / optax.tree.size(momentum)
-    return data_size * step_size * (2 - alpha) / (2 * alpha) * mean
+    mean = optax.tree.sum(weighted) / optax.tree.size(momentum)
+    return jnp.asarray(data_size * step_size * (2 - alpha) / (2 * alpha) * mean)
 
 
 def configurational_temperature(position: Params, gradient: Params) -> Float[Array, ""]:
     r"""Temperature of a position by the virial theorem, :math:`\hat T = \theta \cdot \nabla U(\theta) / d`.
 
     If :math:`\theta` has density proportional to :math:`\exp(-U / T)`, integration by parts gives
-    :math:`\langle \theta_i \partial_i U \rangle = T` for every coordinate. This assumes that the coordinates are unbounded and
-    that :math:`\theta \exp(-U / T)` vanishes at infinity, as any normal prior ensures. The origin may be shifted: any
-    constant may be taken from ``position``, and one near the mean lowers the scatter. A minibatch gradient keeps the
-    mean if the minibatch is fresh: drawn independently of the position.
+    :math:`\langle \theta_i \partial_i U \rangle = T` for every coordinate. This assumes that the coordinates are unbounded
+    and that :math:`\theta \exp(-U / T)` vanishes at infinity, as any normal prior ensures. The origin may be shifted:
+    any constant may be taken from ``position``, and one near the mean lowers the scatter. A minibatch gradient keeps
+    the mean if the minibatch is fresh: drawn independently of the position.
 
     Args:
         position: theta, a draw of the chain.
@@ -118,4 +119,4 @@ def configurational_temperature(position: Params, gradient: Params) -> Float[Arr
     Reference:
         Wenzel et al. (2020), arXiv:2002.02405, appendix on temperature diagnostics.
     """
-    return optax.tree.vdot(position, gradient) / optax.tree.size(position)
+    return jnp.asarray(optax.tree.vdot(position, gradient) / optax.tree.size(position))

@@ -1,13 +1,13 @@
 r"""Step size, temperature and mass adaptation as pure functions of the step, counted from zero.
 
-The first ``convergence_steps`` decay exponentially and end with the first sample. Cosine cycles follow, each ending with
-a sample: :math:`\gamma_i = \gamma_0 / 2 \, (\cos(\pi + i \pi / K) + 1)`. The papers give this formula and K; it starts at
-zero and is back there after 2K steps, so that a cycle is ``cycle_steps`` = 2K.
+The first ``convergence_steps`` decay exponentially and end with the first sample. Cosine cycles follow, each ending
+with a sample: :math:`\gamma_i = \gamma_0 / 2 \, (\cos(\pi + i \pi / K) + 1)`. The papers give this formula and K; it
+starts at zero and is back there after 2K steps, so that a cycle is ``cycle_steps`` = 2K.
 
 At its zeros the formula would make the kernel's noise, which goes as :math:`\gamma^{-1/2}`, infinite: the step at zero
-takes the step size of its neighbour. A momentum has its stationary variance, proportional to :math:`1 / \gamma`, only after
-1 / alpha steps at one step size; carried along unchanged it is too hot while the step size grows and too cold while it
-falls, the more so the shorter the cycle. :func:`bnn_jax.sampling.sghmc.rescale_momentum` removes this.
+takes the step size of its neighbour. A momentum has its stationary variance, proportional to :math:`1 / \gamma`, only
+after 1 / alpha steps at one step size; carried along unchanged it is too hot while the step size grows and too cold
+while it falls, the more so the shorter the cycle. :func:`bnn_jax.sampling.sghmc.rescale_momentum` removes this.
 
 References:
     Rensmeyer et al. (2024), section 3.3; Rensmeyer et al., Bayesian transfer learning, "Generating samples".
@@ -51,7 +51,7 @@ def exponential_decay(
         [1.0, 0.1, 0.01, 0.01]
     """
     fraction = jnp.clip(jnp.asarray(step) / max(num_steps - 1, 1), 0, 1)
-    return first * (jnp.asarray(last) / first) ** fraction
+    return jnp.asarray(first * (jnp.asarray(last) / first) ** fraction)
 
 
 def cosine_cycle(step: Int[ArrayLike, ""], cycle_steps: int, peak: Float[ArrayLike, ""]) -> Float[Array, ""]:
@@ -73,7 +73,7 @@ def cosine_cycle(step: Int[ArrayLike, ""], cycle_steps: int, peak: Float[ArrayLi
     # digits near the ends in single precision.
     step = jnp.asarray(step) % cycle_steps
     distance = jnp.maximum(jnp.minimum(step, cycle_steps - step), 1)
-    return peak * jnp.sin(jnp.pi * distance / max(cycle_steps, 2)) ** 2
+    return jnp.asarray(peak * jnp.sin(jnp.pi * distance / max(cycle_steps, 2)) ** 2)
 
 
 def step_size(step: Int[ArrayLike, ""], config: SamplerConfig) -> Float[Array, ""]:

@@ -7,9 +7,9 @@ step size :math:`\gamma`, mass :math:`M`, temperature :math:`T` and standard nor
     v &\leftarrow v - \alpha g - \alpha v + \alpha \sqrt{2 M T / (N \gamma)}\, n \\
     \theta &\leftarrow \theta + \gamma v / M .
 
-In the displacements :math:`\gamma v / M` this is Chen et al. (2014), equation 15, with :math:`\eta = \alpha \gamma / (M N)`.
-On a normal target of curvature :math:`k` the stationary variance is exactly :math:`T / k` divided by
-:math:`1 - \eta k / (2 (2 - \alpha))`; the chain is stable while that divisor is positive.
+In the displacements :math:`\gamma v / M` this is Chen et al. (2014), equation 15, with
+:math:`\eta = \alpha \gamma / (M N)`. On a normal target of curvature :math:`k` the stationary variance is exactly
+:math:`T / k` divided by :math:`1 - \eta k / (2 (2 - \alpha))`; the chain is stable while that divisor is positive.
 
 The interface is BlackJAX's: ``init``, ``build_kernel``, ``as_top_level_api``.
 
@@ -81,10 +81,10 @@ def rescale_momentum(
 ) -> SGHMCState:
     r"""Carry the momentum over to another step size: v times the root of the old over the new one.
 
-    The stationary variance of v is :math:`2 \alpha M T / ((2 - \alpha) N \gamma)`, so that a v made at one step size is too
-    hot for a larger one and too cold for a smaller one for some 1 / alpha steps. What persists through a change of step
-    size is the physical momentum, proportional to :math:`\sqrt{\gamma}\, v`: keeping it keeps the stationary law. Algorithm 1
-    of Rensmeyer (2024) keeps v itself. With alpha = 0.1 and :math:`\eta k = 0.1` at the peak of cosine cycles of 2,000
+    The stationary variance of v is :math:`2 \alpha M T / ((2 - \alpha) N \gamma)`, so that a v made at one step size is
+    too hot for a larger one and too cold for a smaller one, for some 1 / alpha steps. What persists through a change of
+    step size is the physical momentum, proportional to :math:`\sqrt{\gamma}\, v`: keeping it keeps the stationary law.
+    Algorithm 1 of Rensmeyer (2024) keeps v itself. With alpha = 0.1 and :math:`\eta k = 0.1` at the peak of cosine cycles of 2,000
     steps, samples at the cycles' ends then have 0.90 of the variance of a normal target, which in mid-cycle is 1.47
     times too large; with this function they have 1.007, and at most 1.03 in mid-cycle.
 
@@ -226,7 +226,7 @@ def _standard_normal_like(rng_key: PRNGKey, position: Params) -> Params:
 def _mean_over_coordinates(values: Params, position: Params) -> Float[Array, ""]:
     # A leaf of `values` may be one scalar that stands for all coordinates of its leaf of the position.
     sums = jax.tree.map(lambda value, x: jnp.mean(value) * x.size, values, position)
-    return sum(jax.tree.leaves(sums)) / optax.tree.size(position)
+    return jnp.asarray(optax.tree.sum(sums) / optax.tree.size(position))
 
 
 def _is_finite(tree: Params) -> Bool[Array, ""]:

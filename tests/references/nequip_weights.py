@@ -112,7 +112,7 @@ def _linear(
 ) -> dict[str, np.ndarray]:
     """Name and cut the weights as e3nn-jax does for targets that list scalars, gates and gated irreps."""
     width = irreps_out[0].mul
-    num_gates = next(iter(blocks.values())).shape[-1] // width - 1
+    num_gates = blocks[e3nn.Irrep("0e")].shape[-1] // width - 1
     scalars, gated = irreps_out.filter("0e + 0o"), irreps_out.filter(drop="0e + 0o")
     targets = (scalars + e3nn.Irreps(f"{num_gates * width}x0e") + gated).remove_zero_multiplicities().simplify()
     sources, used, named = irreps_in.regroup(), {}, {}

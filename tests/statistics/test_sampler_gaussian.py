@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 from numpy.testing import assert_allclose
 
 from bnn_jax.config import SamplerConfig
