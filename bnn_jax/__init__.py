@@ -1,21 +1,46 @@
 """Uncertainty for machine-learned interatomic potentials, as composable JAX functions."""
 
+# Names are imported when they are first asked for: `bnn-jax --help` need not wait seconds for JAX.
+import importlib
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from bnn_jax import sampling as sampling
-from bnn_jax.api import fit
-from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.sources import load
-from bnn_jax.config import Config
-from bnn_jax.evaluation import evaluate
-from bnn_jax.methods import Posterior
-from bnn_jax.model import nequip
-from bnn_jax.sampling.sghmc import as_top_level_api as sghmc
-from bnn_jax.types import InputError, Potential, Prediction, Predictive
+if TYPE_CHECKING:
+    from bnn_jax import sampling as sampling
+    from bnn_jax.api import fit as fit
+    from bnn_jax.atoms.dataset import Dataset as Dataset
+    from bnn_jax.atoms.sources import load as load
+    from bnn_jax.calculator import BNNCalculator as BNNCalculator
+    from bnn_jax.config import Config as Config
+    from bnn_jax.evaluation import evaluate as evaluate
+    from bnn_jax.methods import Posterior as Posterior
+    from bnn_jax.model import nequip as nequip
+    from bnn_jax.sampling.sghmc import as_top_level_api as sghmc
+    from bnn_jax.types import InputError as InputError
+    from bnn_jax.types import Potential as Potential
+    from bnn_jax.types import Prediction as Prediction
+    from bnn_jax.types import Predictive as Predictive
 
 __version__ = _version("bnn_jax")
 
+_HOMES = {
+    "BNNCalculator": "calculator",
+    "Config": "config",
+    "Dataset": "atoms.dataset",
+    "InputError": "types",
+    "Posterior": "methods",
+    "Potential": "types",
+    "Prediction": "types",
+    "Predictive": "types",
+    "evaluate": "evaluation",
+    "fit": "api",
+    "load": "atoms.sources",
+    "nequip": "model",
+    "sghmc": "sampling.sghmc:as_top_level_api",
+}
+
 __all__ = [
+    "BNNCalculator",
     "Config",
     "Dataset",
     "InputError",
@@ -30,3 +55,19 @@ __all__ = [
     "sampling",
     "sghmc",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sampling":
+        value = importlib.import_module("bnn_jax.sampling")
+    elif name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
+        value = getattr(importlib.import_module(f"bnn_jax.{module}"), attribute or name)
+    else:
+        raise AttributeError(f"module 'bnn_jax' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """From stacked parameters to the posterior predictive, by a chunked ``vmap`` over samples."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -9,12 +10,37 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
+from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.types import Params, Prediction, Predictive
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
 EDGES_PER_BATCH = 4096
+
+
+@dataclass
+class GrowingSizes:
+    """Padded sizes that only grow, so that repeated predictions whose neighbour counts change compile once or twice.
+
+    Give the same instance to every call of :func:`predict` for structures of one system.
+    """
+
+    headroom: float = 0.25
+    """Fraction of edges to keep free when the size has to grow."""
+    num_nodes: int = 0
+    num_edges: int = 0
+
+    def hold(self, num_nodes: int, num_edges: int) -> tuple[int, int]:
+        """Sizes that hold so many nodes and edges, no smaller than those before.
+
+        Args:
+            num_nodes: nodes needed, padding included.
+            num_edges: edges needed.
+        """
+        self.num_nodes = max(self.num_nodes, num_nodes)
+        if num_edges > self.num_edges:
+            self.num_edges = size_ladder(int(num_edges * (1 + self.headroom)))
+        return self.num_nodes, self.num_edges
 
 
 def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) -> Callable:
@@ -42,37 +68,67 @@ def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) 
 
 
 def predict(
-    predictor: Callable, samples: Params, dataset: Dataset, statistics: Statistics, cutoff: float
+    predictor: Callable,
+    samples: Params,
+    dataset: Dataset,
+    statistics: Statistics,
+    cutoff: float,
+    sizes: GrowingSizes | None = None,
 ) -> Predictive:
     """The posterior predictive of every structure of a data set.
 
     Args:
         predictor: from :func:`build_predictor`.
-        samples: parameters with a leading sample axis.
+        samples: parameters with a leading sample axis; positions are cast to their dtype.
         dataset: the structures; labels are ignored.
         statistics: of the training set; its atomic shifts are added to the energies in float64.
         cutoff: of the potential, in Angstrom.
+        sizes: padded sizes of earlier calls, which this one may enlarge; without them the smallest that do.
 
     Raises:
         InputError: a structure holds an element the potential does not know.
     """
-    packed = pack(dataset, cutoff, statistics.species, statistics.shifts)
+    dtype = jax.tree.leaves(samples)[0].dtype
+    packed = pack(_centred(dataset), cutoff, statistics.species, statistics.shifts, dtype)
     num_edges = np.diff(packed.edge_offset)
     batch_size = int(np.clip(EDGES_PER_BATCH // max(num_edges.mean(), 1), 1, len(dataset)))
     plan = np.full((-(-len(dataset) // batch_size), batch_size), -1, np.int32)
     plan.reshape(-1)[: len(dataset)] = np.arange(len(dataset))
-    sizes = batch_size_needed(packed, plan)
-    on_device = jax.device_put(packed)
+    padded = batch_size_needed(packed, plan)
+    padded = padded if sizes is None else sizes.hold(*padded)
+    on_device = jax.device_put(_on_ladder(packed, least_edges=padded[1]))
     parts = []
     for indices in tqdm(plan, desc="predict", unit="batch", delay=5, disable=None):
-        prediction = predictor(samples, on_device, indices, *sizes)
+        prediction = predictor(samples, on_device, indices, *padded)
         atoms = int(dataset.num_atoms[indices[indices >= 0]].sum())
         structures = int((indices >= 0).sum())
         parts.append(_without_padding(jax.device_get(prediction), structures, atoms))
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *parts)
     periodic = dataset.pbc.any(axis=1).all()
-    shifts = dataset.composition @ statistics.shifts[np.searchsorted(statistics.species, dataset.species)]
+    shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
     return combine(whole if periodic else whole._replace(stress=None), shifts, dataset.num_atoms)
+
+
+def _centred(dataset: Dataset) -> Dataset:
+    """Each structure about its centroid: single precision would lose digits of a molecule that has drifted far."""
+    sums = np.add.reduceat(dataset.positions, dataset.offsets[:-1], axis=0)
+    centroids = sums / dataset.num_atoms[:, None]
+    return replace(dataset, positions=dataset.positions - centroids[dataset.structure_index])
+
+
+def _on_ladder(packed: PackedData, least_edges: int) -> PackedData:
+    """Rows that nothing owns at the end of every array, so that data sets of about one size share a compilation."""
+    num_structures, num_atoms, num_edges = len(packed.energy), len(packed.species), len(packed.senders)
+    more_structures = size_ladder(num_structures) - num_structures
+    more = dict.fromkeys(("species", "positions", "forces", "forces_mask"), size_ladder(num_atoms) - num_atoms)
+    more |= dict.fromkeys(("senders", "receivers", "shifts"), max(size_ladder(num_edges), least_edges) - num_edges)
+
+    def padded(field: str, array: np.ndarray) -> np.ndarray:
+        widths = [(0, more.get(field, more_structures))] + [(0, 0)] * (array.ndim - 1)
+        return np.pad(array, widths, mode="edge" if field.endswith("_offset") else "constant")
+
+    rows = {field: None if array is None else padded(field, array) for field, array in packed._asdict().items()}
+    return PackedData(**rows)._replace(shifts=rows["shifts"].astype(np.int32))  # int8 or int32 would be two shapes
 
 
 def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int) -> Prediction:
@@ -84,26 +140,30 @@ def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int
 
 
 def combine(
-    prediction: Prediction, shifts: Float[np.ndarray, " structure"], num_atoms: Int[np.ndarray, " structure"]
+    prediction: Prediction, shifts: Float[np.ndarray, " atom"], num_atoms: Int[np.ndarray, " structure"]
 ) -> Predictive:
     r"""The equal mixture of the samples' predictions, in float64.
 
     .. math:: \mu = \frac1K \sum_k \mu_k, \qquad
               \sigma^2 = \frac1K \sum_k \sigma_k^2 + \frac{1}{K-1} \sum_k (\mu_k - \mu)^2
 
+    The energy of a structure is the sum of its atoms', so that the two agree to double precision.
+
     Args:
         prediction: arrays with a leading sample axis, without padding.
-        shifts: sum of the atomic shifts of each structure, in eV.
-        num_atoms: atoms of each structure.
+        shifts: atomic shift of each atom, in eV.
+        num_atoms: atoms of each structure, at least one.
 
     Reference: Rensmeyer et al. (2024), section 4.2, for the mean; the variance is that of their mixture with the
     unbiased estimate of the spread.
     """
     prediction = jax.tree.map(lambda array: np.asarray(array, np.float64), prediction)
+    first = np.cumsum(num_atoms) - num_atoms
+    above_shifts = np.add.reduceat(prediction.atom_energies, first, axis=1)
+    energy_samples = above_shifts + np.add.reduceat(shifts, first)
     energy_aleatoric = np.sqrt(np.mean(prediction.energy_std**2, axis=0))
     forces_aleatoric = np.sqrt(np.mean(prediction.forces_std**2, axis=0))
-    energy_epistemic, forces_epistemic = _spread(prediction.energy), _spread(prediction.forces)
-    energy_samples = prediction.energy + shifts
+    energy_epistemic, forces_epistemic = _spread(above_shifts), _spread(prediction.forces)
     return Predictive(
         energy=energy_samples.mean(axis=0),
         energy_std=np.hypot(energy_aleatoric, energy_epistemic),
@@ -115,6 +175,7 @@ def combine(
         forces_std_epistemic=forces_epistemic,
         stress=None if prediction.stress is None else prediction.stress.mean(axis=0),
         stress_std_epistemic=None if prediction.stress is None else _spread(prediction.stress),
+        atom_energies=prediction.atom_energies.mean(axis=0) + shifts,
         energy_samples=energy_samples,
         energy_std_samples=prediction.energy_std,
         forces_samples=prediction.forces,

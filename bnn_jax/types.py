@@ -87,6 +87,8 @@ class Predictive(NamedTuple):
     """Mean stress in eV/Angstrom^3; None unless every structure has a cell."""
     stress_std_epistemic: Float[np.ndarray, "structure 3 3"] | None
     """Spread of the stress over samples; the model has no aleatoric stress."""
+    atom_energies: Float[np.ndarray, " atom"]
+    """Mean energy of each atom in eV, its shift included; those of a structure add up to its energy."""
     energy_samples: Float[np.ndarray, "sample structure"]
     energy_std_samples: Float[np.ndarray, "sample structure"]
     forces_samples: Float[np.ndarray, "sample atom 3"]

@@ -1,4 +1,4 @@
-"""Time per training step on the CPU: this package, mir-group/nequip (PyTorch) and a plain e3nn-jax NequIP, side by side.
+"""Time per training step on the CPU: this package, mir-group/nequip (PyTorch) and a plain e3nn-jax NequIP.
 
 From the repository's root::
 
@@ -18,7 +18,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,13 +74,11 @@ class Unavailable(Exception):
 
 def time_steps(step: Callable[[], Any], num_steps: int) -> list[float]:
     """Wall time of each of ``num_steps`` steps, in ms; ``step`` returns the arrays to wait for."""
-    from time import perf_counter
-
     times = []
     for _ in range(num_steps):
-        start = perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(step())
-        times.append(1e3 * (perf_counter() - start))
+        times.append(1e3 * (time.perf_counter() - start))
     return times
 
 
@@ -134,8 +134,6 @@ class NequIPProcess:
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=REPOSITORY,
-                # else its idle threads spin and take the cores from the one whose turn it is
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
             )
         except OSError as error:
             raise Unavailable(f"{interpreter} cannot be run ({error.strerror})") from error
@@ -194,13 +192,15 @@ def compare(case: Case, builders: dict[str, Callable[[Case], Runner]], num_round
     ]
 
 
-def environment(nequip: NequIPProcess | None) -> str:
+def environment(processes: list[NequIPProcess]) -> str:
     """Hardware and versions in one line."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].split(":")[1].strip() if names else cpu
-    packages = {name: version(name) for name in ("jax", "flax", "e3nn-jax")} | (nequip.versions if nequip else {})
+    packages = {name: version(name) for name in ("jax", "flax", "e3nn-jax")}
+    for process in processes:
+        packages |= process.versions
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     listed = ", ".join(f"{name} {number}" for name, number in packages.items())
     return f"{cpu}, {os.cpu_count()} cores, load average {load}; Python {platform.python_version()}, {listed}."
@@ -216,14 +216,15 @@ def main() -> None:
     parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="indices of the cases")
     arguments = parser.parse_args()
 
-    nequip = None
+    processes: list[NequIPProcess] = []
     builders: dict[str, Callable[[Case], Runner]] = {"bnn_jax": ours, "plain e3nn-jax": plain}
     if arguments.nequip_python is None:
         print("nequip is left out: no --nequip-python was given.", file=sys.stderr)
     else:
         try:
-            peer = nequip = NequIPProcess(arguments.nequip_python)
-            builders["nequip (eager)"] = lambda case: peer.runner(case, "eager")
+            for mode in ("eager", "compile") if arguments.nequip_compile else ("eager",):
+                processes.append(NequIPProcess(arguments.nequip_python))
+                builders[f"nequip ({mode})"] = partial(processes[-1].runner, compile_mode=mode)
         except Unavailable as error:
             print(f"nequip is left out: {error}.", file=sys.stderr)
 
@@ -231,9 +232,9 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|", flush=True)
     for index in arguments.cases:
         print("\n".join(compare(CASES[index], builders, arguments.rounds, arguments.steps)), flush=True)
-    print(f"\n{environment(nequip)}")
-    if nequip is not None:
-        nequip.close()
+    print(f"\n{environment(processes)}")
+    for process in processes:
+        process.close()
 
 
 if __name__ == "__main__":

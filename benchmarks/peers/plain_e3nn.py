@@ -34,9 +34,16 @@ def hidden_irreps(config: ModelConfig, layer: int, irreps_in: e3nn.Irreps) -> e3
     """
     degrees = range(config.l_max + 1) if layer < config.num_blocks - 1 else range(1)
     parities = (1, -1) if config.parity and layer < config.num_blocks - 1 else (None,)
-    wanted = [e3nn.Irrep(l, (-1) ** l if p is None else p) for l in degrees for p in parities]
+    wanted = [e3nn.Irrep(degree, (-1) ** degree if p is None else p) for degree in degrees for p in parities]
     reached = e3nn.tensor_product(irreps_in, e3nn.Irreps.spherical_harmonics(config.l_max))
     return e3nn.Irreps([(config.num_features, irrep) for irrep in wanted if irrep in reached])
+
+
+def polynomial_envelope(x: Float[Array, " edge"], p: int) -> Float[Array, " edge"]:
+    """One at zero, zero from one on, smooth there to the second derivative (Gasteiger et al. 2020, eq. 8)."""
+    # e3nn.poly_envelope is the same, but its coefficients come from a linear solve in the precision of its first use
+    inside = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+    return jnp.where(x < 1, inside, 0.0)
 
 
 class Layer(nn.Module):
@@ -95,8 +102,7 @@ class PlainNequIP(nn.Module):
         lengths = jnp.linalg.norm(vectors, axis=-1)
         # e3nn's Bessel functions are those of Batzner 2022, eq. 6, times sqrt(cutoff / 2)
         basis = e3nn.bessel(lengths, config.num_bessel, config.cutoff) * (2 / config.cutoff) ** 0.5
-        envelope = e3nn.poly_envelope(config.polynomial_cutoff - 1, 2, config.cutoff)(lengths)
-        radial = basis * envelope[:, None]
+        radial = basis * polynomial_envelope(lengths / config.cutoff, config.polynomial_cutoff)[:, None]
         harmonics = e3nn.spherical_harmonics(
             e3nn.Irreps.spherical_harmonics(config.l_max), e3nn.IrrepsArray("1o", vectors), normalize=True
         )

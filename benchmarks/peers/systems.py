@@ -16,7 +16,7 @@ SPRING_CONSTANT = 30.0
 
 
 class MoleculeBatch(NamedTuple):
-    """Several molecules, their atoms and edges one after another, without padding. Edges run from sender to receiver."""
+    """Several molecules, their atoms and edges one after another, without padding; edges run sender to receiver."""
 
     species: np.ndarray
     """Index of each atom's element in :data:`SPECIES`, [atom]."""

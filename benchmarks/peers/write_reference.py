@@ -1,4 +1,4 @@
-"""Write tests/references/data/nequip_0_19.npz: weights, energies and forces of a small float64 model of mir-group/nequip 0.19.
+"""Write tests/references/data/nequip_0_19.npz: a small float64 model of mir-group/nequip 0.19, its energies and forces.
 
 Run from the repository's root in an environment with PyTorch and nequip (and nothing of this package)::
 

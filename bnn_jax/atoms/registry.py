@@ -42,9 +42,7 @@ def _builtin() -> Iterator[Source]:
         ("/test", "test", 200),
         ("/path", "path", 21),
     ):
-        yield Source(
-            f"ammonia{name}", None, f"ammonia_{part}.xyz", None, None, reference, "that of the package", "eV", count
-        )
+        yield Source(f"ammonia{name}", None, f"ammonia_{part}.xyz", None, None, reference, "MIT", "eV", count)
 
 
 def _rmd17() -> Iterator[Source]:

@@ -109,7 +109,7 @@ class Interaction(nn.Module):
         couplings: dict[Path, Float[Array, "edge _ _"]],
         senders: Int[Array, " edge"],
         receivers: Int[Array, " edge"],
-    ) -> Float[Array, "atom component channel"]:
+    ) -> Float[Array, "atom target channel"]:
         config, channels = self.config, self.config.num_features
         paths = product_paths(self.sources, self.targets, config.l_max)
         gated = tuple(irrep for irrep in self.targets if irrep.l > 0)

@@ -51,6 +51,9 @@ def init(rng_key: PRNGKey, position: Params) -> ChainState:
 def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfig) -> Callable:
     """One step of algorithm 1 of Rensmeyer (2024): mass, momentum, position, with the schedules of ``config``.
 
+    When the schedule changes the step size the momentum is rescaled (:func:`sghmc.rescale_momentum`), which the printed
+    algorithm leaves out and short cycles need.
+
     Args:
         value_and_grad_fn: ``(position, minibatch) -> ((log density, aux), gradient)`` of the full-data log density.
         data_size: N.
@@ -72,7 +75,7 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
         temperature = schedule.temperature(state.step, config)
         sampler, info = kernel(
             jax.random.fold_in(state.rng_key, state.step),
-            state.sampler,
+            sghmc.rescale_momentum(state.sampler, schedule.step_size(state.step - 1, config), step_size),
             lambda *_: gradient,  # the mass has already asked for it
             minibatch,
             step_size,

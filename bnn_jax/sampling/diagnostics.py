@@ -104,7 +104,7 @@ def configurational_temperature(position: Params, gradient: Params) -> Float[Arr
     r"""Temperature of a position by the virial theorem, :math:`\hat T = \theta \cdot \nabla U(\theta) / d`.
 
     If :math:`\theta` has density proportional to :math:`\exp(-U / T)`, integration by parts gives
-    :math:`\langle \theta_i \partial_i U \rangle = T` for every coordinate. This assumes that the coordinates are unbounded
+    :math:`\langle \theta_i \partial_i U \rangle = T` for every coordinate. This assumes that coordinates are unbounded
     and that :math:`\theta \exp(-U / T)` vanishes at infinity, as any normal prior ensures. The origin may be shifted:
     any constant may be taken from ``position``, and one near the mean lowers the scatter. A minibatch gradient keeps
     the mean if the minibatch is fresh: drawn independently of the position.

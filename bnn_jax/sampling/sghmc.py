@@ -84,9 +84,9 @@ def rescale_momentum(
     The stationary variance of v is :math:`2 \alpha M T / ((2 - \alpha) N \gamma)`, so that a v made at one step size is
     too hot for a larger one and too cold for a smaller one, for some 1 / alpha steps. What persists through a change of
     step size is the physical momentum, proportional to :math:`\sqrt{\gamma}\, v`: keeping it keeps the stationary law.
-    Algorithm 1 of Rensmeyer (2024) keeps v itself. With alpha = 0.1 and :math:`\eta k = 0.1` at the peak of cosine cycles of 2,000
-    steps, samples at the cycles' ends then have 0.90 of the variance of a normal target, which in mid-cycle is 1.47
-    times too large; with this function they have 1.007, and at most 1.03 in mid-cycle.
+    Algorithm 1 of Rensmeyer (2024) keeps v itself. With alpha = 0.1 and :math:`\eta k = 0.1` at the peak of
+    cosine cycles of 2,000 steps, samples at the cycles' ends then have 0.90 of the variance of a normal target, and
+    positions within the cycle up to 1.47 of it; with this function it is 1.007 and 1.03.
 
     Args:
         state: state after a step with ``previous_step_size``.

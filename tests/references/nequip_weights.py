@@ -7,20 +7,20 @@ import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks.peers.plain_e3nn import hidden_irreps
 
+from benchmarks.peers.plain_e3nn import hidden_irreps
 from bnn_jax.config import ModelConfig
 
 
 def plain_params(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, Any]:
     """Parameters of ``plain_e3nn.build(config)`` that give the function of a nequip model.
 
-    Conventions differ: nequip orders the radial weights by path and not by target irrep, does not normalise the
-    radial network's SiLU, and estimates the second moments of the other activations by Monte Carlo. The last two are
-    constants that go into the weights after them.
+    Conventions differ: nequip orders the paths of the tensor product as its features are, e3nn-jax by target and then
+    source; nequip does not normalise the radial network's SiLU, and estimates the second moments of the other
+    activations by Monte Carlo. The last two are constants that go into the weights after them.
 
     Args:
-        arrays: what ``benchmarks/peers/write_reference.py`` saved: ``weight:`` and ``moment:`` entries by nequip's own names.
+        arrays: what ``benchmarks/peers/write_reference.py`` saved; ``weight:`` and ``moment:`` go by nequip's names.
         config: the hyper-parameters of both.
     """
     weights = {key.removeprefix("weight:model.func."): arrays[key] for key in arrays if key.startswith("weight:")}
@@ -61,21 +61,25 @@ def _layer(
     width, num_gated = config.num_features, sum(irrep.l > 0 for _, irrep in irreps_out)
     columns = {irrep: width * (1 + num_gated if irrep == "0e" else 1) for _, irrep in irreps_out}
     paths = [
-        (mul, irrep)
-        for mul, source in irreps_in
+        (source, target)
+        for _, source in irreps_in
         for degree in range(config.l_max + 1)
-        for irrep in source * e3nn.Irrep(degree, (-1) ** degree)
-        if irrep in irreps_out
+        for target in source * e3nn.Irrep(degree, (-1) ** degree)
+        if target in irreps_out
     ]
     up = _blocks(own["linear_1.weight"], [(irrep, (width, width)) for _, irrep in irreps_in])
-    fan_in = {irrep: sum(mul for mul, other in paths if other == irrep) for irrep in columns}
     # e3nn orders irreps by (l, parity), odd before even; e3nn-jax has 0e, 0o, 1o, 1e, 2e, ...
     torch_order = sorted(columns, key=lambda irrep: (irrep.l, irrep.p))
-    down = _blocks(own["linear_2.weight"], [(irrep, (fan_in[irrep], columns[irrep])) for irrep in torch_order])
+    sources = {irrep: [source for source, target in paths if target == irrep] for irrep in columns}
+    down = _blocks(
+        own["linear_2.weight"], [(irrep, (len(sources[irrep]), width, columns[irrep])) for irrep in torch_order]
+    )
+    down = {irrep: block[_stable_order(sources[irrep])].reshape(-1, columns[irrep]) for irrep, block in down.items()}
+    irreps_mid = e3nn.Irreps([(width * len(sources[irrep]), irrep) for irrep in columns])
     params = {
         "linear_up": _linear({irrep: gains[irrep] * block for irrep, block in up.items()}, irreps_in, irreps_in),
-        "linear_down": _linear(down, e3nn.Irreps(paths).regroup(), irreps_out),
-        "radial": _radial(own, [irrep for _, irrep in paths], width),
+        "linear_down": _linear(down, irreps_mid, irreps_out),
+        "radial": _radial(own, paths, width),
     }
     if "sc.weight" in own:
         shared = [irrep for _, irrep in irreps_in if irrep in columns]
@@ -85,7 +89,7 @@ def _layer(
             irrep: gains[irrep] * np.einsum("sv,uvw->suw", embedding, block) / np.sqrt(embedding.shape[1])
             for irrep, block in weights.items()
         }
-        params["self_connection"] = _linear(maps, irreps_in.regroup(), irreps_out)
+        params["self_connection"] = _linear(maps, irreps_in, irreps_out)
     return params
 
 
@@ -97,10 +101,14 @@ def _blocks(flat: np.ndarray, shapes: list[tuple[e3nn.Irrep, tuple[int, ...]]]) 
     return {irrep: part.reshape(shape) for (irrep, shape), part in zip(shapes, parts, strict=True)}
 
 
-def _radial(own: Mapping[str, np.ndarray], targets: list[e3nn.Irrep], width: int) -> dict[str, Any]:
+def _stable_order(keys: list[Any]) -> list[int]:
+    return sorted(range(len(keys)), key=lambda i: keys[i])
+
+
+def _radial(own: Mapping[str, np.ndarray], paths: list[tuple[e3nn.Irrep, e3nn.Irrep]], width: int) -> dict[str, Any]:
     kernels = [own[key] for key in sorted(own) if key.startswith("edge_mlp")]
-    order = sorted(range(len(targets)), key=lambda path: targets[path])
-    last = kernels[-1].reshape(-1, len(targets), width)[:, order].reshape(len(kernels[-1]), -1)
+    order = _stable_order([(target, source) for source, target in paths])
+    last = kernels[-1].reshape(-1, len(paths), width)[:, order].reshape(len(kernels[-1]), -1)
     # nequip multiplies by sqrt(2) where e3nn-jax normalises the SiLU before it
     gain = np.sqrt(2) * float(jax.nn.silu(1.0) / e3nn.normalize_function(jax.nn.silu)(1.0))
     scaled = [kernel * (gain if i else 1.0) for i, kernel in enumerate([*kernels[:-1], last])]

@@ -1,7 +1,8 @@
 """The plain e3nn-jax NequIP against the PyTorch original, with the original's weights.
 
 ``data/nequip_0_19.npz`` holds a four-block model of mir-group/nequip 0.19.1 (PyTorch 2.13.0, e3nn 0.6.0, float64) with
-random weights, and its energies and forces of two displaced ethanol molecules; ``benchmarks/peers/write_reference.py`` wrote it.
+random weights, and its energies and forces of two displaced ethanol molecules;
+``benchmarks/peers/write_reference.py`` wrote it.
 """
 
 import json
@@ -11,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from benchmarks.peers import plain_e3nn, systems
 from references.nequip_weights import plain_params
 
+from benchmarks.peers import plain_e3nn, systems
 from bnn_jax.config import Config, ModelConfig
 
 REFERENCE = Path(__file__).parent / "data" / "nequip_0_19.npz"

@@ -1,0 +1,135 @@
+"""An ASE calculator that knows how far its forces can be trusted."""
+
+import warnings
+from collections.abc import Sequence
+from typing import ClassVar
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.methods import Posterior
+from bnn_jax.predict import GrowingSizes, build_predictor, predict
+from bnn_jax.types import Predictive
+
+_MOST_ATOMS_NAMED = 8
+
+
+class UncertainForcesWarning(UserWarning):
+    """The standard deviation of a force is larger than the calculator's threshold."""
+
+
+class BNNCalculator(Calculator):
+    """Posterior means as energy, forces and stress, with their standard deviations as further properties.
+
+    ``calc.get_property`` and ``calc.results`` have
+
+    - ``energy``, ``free_energy`` (the same), ``energies`` (each atom's, shifts included), in eV;
+    - ``energy_std``, ``energy_std_aleatoric``, ``energy_std_epistemic``, in eV;
+    - ``forces`` [atom, 3], ``forces_std`` [atom, 3], ``forces_std_aleatoric`` [atom], ``forces_std_epistemic`` [atom, 3],
+      in eV/Angstrom;
+    - ``stress`` and ``stress_std_epistemic``, in eV/Angstrom^3 and ASE's Voigt order, for a periodic structure whose cell
+      has a volume.
+
+    Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
+    below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
+    compiles once, and again only when the number of neighbours grows by more than a quarter.
+
+    Args:
+        posterior: from :func:`bnn_jax.fit` or :meth:`bnn_jax.Posterior.load`.
+        forces_std_threshold: warn (:class:`UncertainForcesWarning`) when a component of ``forces_std`` is larger, in
+            eV/Angstrom; None never warns.
+
+    Example:
+        >>> import bnn_jax
+        >>> "forces_std" in bnn_jax.BNNCalculator.implemented_properties
+        True
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        "energy_std",
+        "energy_std_aleatoric",
+        "energy_std_epistemic",
+        "forces_std",
+        "forces_std_aleatoric",
+        "forces_std_epistemic",
+        "stress_std_epistemic",
+    ]
+
+    def __init__(self, posterior: Posterior, *, forces_std_threshold: float | None = None):
+        super().__init__()
+        self.posterior = posterior
+        self.forces_std_threshold = forces_std_threshold
+        self._predictor = build_predictor(posterior.potential.apply)
+        self._sizes = GrowingSizes()
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill ``results`` with every property, as ASE asks.
+
+        Args:
+            atoms: the structure; the one of the last call if None.
+            properties: ignored, since one pass gives all of them.
+            system_changes: what differs from the last call.
+
+        Raises:
+            InputError: an element was not in training, or two atoms are on one spot.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        assert self.atoms is not None
+        # Without the labels that the structure may carry, which are nobody's business here.
+        bare = ase.Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        posterior = self.posterior
+        predictive = predict(
+            self._predictor,
+            posterior.samples,
+            Dataset.from_atoms([bare]),
+            posterior.statistics,
+            posterior.config.model.cutoff,
+            self._sizes,
+        )
+        self.results = _results(predictive, has_volume=bare.cell.rank == 3)
+        self._warn_of_large_stds(predictive.forces_std.max(axis=1))
+
+    def _warn_of_large_stds(self, largest: np.ndarray) -> None:
+        threshold = self.forces_std_threshold
+        if threshold is None or not (largest > threshold).any():
+            return
+        worst_first = np.argsort(-largest)[: int((largest > threshold).sum())]
+        named = ", ".join(f"{atom} ({largest[atom]:.3g})" for atom in worst_first[:_MOST_ATOMS_NAMED])
+        rest = len(worst_first) - _MOST_ATOMS_NAMED
+        more = f" and {rest} more" if rest > 0 else ""
+        message = f"The forces_std exceeds {threshold:g} eV/Å at atoms {named}{more}."
+        warnings.warn(message, UncertainForcesWarning, stacklevel=2)
+
+
+def _results(predictive: Predictive, has_volume: bool) -> dict[str, float | np.ndarray]:
+    """Results of one structure under ASE's names."""
+    energy = float(predictive.energy[0])
+    results: dict[str, float | np.ndarray] = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": predictive.atom_energies,
+        "energy_std": float(predictive.energy_std[0]),
+        "energy_std_aleatoric": float(predictive.energy_std_aleatoric[0]),
+        "energy_std_epistemic": float(predictive.energy_std_epistemic[0]),
+        "forces": predictive.forces,
+        "forces_std": predictive.forces_std,
+        "forces_std_aleatoric": predictive.forces_std_aleatoric,
+        "forces_std_epistemic": predictive.forces_std_epistemic,
+    }
+    if has_volume and predictive.stress is not None and predictive.stress_std_epistemic is not None:
+        results["stress"] = full_3x3_to_voigt_6_stress(predictive.stress[0])
+        results["stress_std_epistemic"] = full_3x3_to_voigt_6_stress(predictive.stress_std_epistemic[0])
+    return results
