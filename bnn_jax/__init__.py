@@ -39,6 +39,8 @@ _HOMES = {
     "sghmc": "sampling.sghmc:as_top_level_api",
 }
 
+_ROOMS = ("sampling",)
+
 __all__ = [
     "BNNCalculator",
     "Config",
@@ -58,8 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sampling":
-        value = importlib.import_module("bnn_jax.sampling")
+    if name in _ROOMS:
+        value = importlib.import_module(f"bnn_jax.{name}")
     elif name in _HOMES:
         module, _, attribute = _HOMES[name].partition(":")
         value = getattr(importlib.import_module(f"bnn_jax.{module}"), attribute or name)

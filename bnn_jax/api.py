@@ -1,7 +1,8 @@
 """The one call of a script: from structures to a posterior."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase
 import jax
@@ -27,6 +28,7 @@ def fit(
     *,
     resume: bool = False,
     progress: bool = True,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of a stochastic NequIP, given labelled structures.
 
@@ -38,6 +40,7 @@ def fit(
         out: run folder for configuration, log, checkpoints and posterior; nothing is written without one.
         resume: continue the run in ``out``; its samples equal those of an uninterrupted one bit for bit.
         progress: show a progress bar on a terminal.
+        metadata: further plain values for the record of a new run, ``run.json``.
 
     Raises:
         InputError: the data or the configuration cannot be used, or ``out`` holds another run.
@@ -52,4 +55,5 @@ def fit(
         out=out,
         resume=resume,
         progress=progress,
+        metadata=metadata,
     )

@@ -99,7 +99,7 @@ class BNNCalculator(Calculator):
             posterior.config.model.cutoff,
             self._sizes,
         )
-        self.results = _results(predictive, has_volume=bare.cell.rank == 3)
+        self.results = _results(predictive, has_volume=bool(bare.cell.rank == 3))
         self._warn_of_large_stds(predictive.forces_std.max(axis=1))
 
     def _warn_of_large_stds(self, largest: np.ndarray) -> None:

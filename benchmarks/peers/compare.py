@@ -157,9 +157,11 @@ class NequIPProcess:
             raise Unavailable(answer["error"])
         return answer
 
-    def runner(self, case: Case, compile_mode: str) -> Runner:
+    def runner(self, case: Case, compile_mode: str, type_embedding: int | None) -> Runner:
         """One Adam step of nequip on mean squared errors."""
         config = dataclasses.asdict(case.config())
+        if type_embedding is not None:
+            config["type_embed_num_features"] = type_embedding
         built = self.ask({"build": config, "batch_size": case.batch_size, "compile_mode": compile_mode})
         self.versions = built["versions"]
         return Runner(lambda num_steps: self.ask({"steps": num_steps})["times_ms"], built["num_parameters"])
@@ -211,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nequip-python", help="interpreter of an environment with PyTorch and nequip")
     parser.add_argument("--nequip-compile", action="store_true", help="also time nequip's torch.compile mode")
+    parser.add_argument("--nequip-type-embedding", type=int, help="width of nequip's species embedding")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="steps of each implementation in a round")
     parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="indices of the cases")
@@ -224,7 +227,9 @@ def main() -> None:
         try:
             for mode in ("eager", "compile") if arguments.nequip_compile else ("eager",):
                 processes.append(NequIPProcess(arguments.nequip_python))
-                builders[f"nequip ({mode})"] = partial(processes[-1].runner, compile_mode=mode)
+                builders[f"nequip ({mode})"] = partial(
+                    processes[-1].runner, compile_mode=mode, type_embedding=arguments.nequip_type_embedding
+                )
         except Unavailable as error:
             print(f"nequip is left out: {error}.", file=sys.stderr)
 

@@ -30,6 +30,10 @@ def build_model(
 ) -> torch.nn.Module:
     """NequIP with the hyper-parameters of a ``bnn_jax`` ``ModelConfig``, given as a dictionary of its fields.
 
+    One more key, ``type_embed_num_features``, sets the width of the species embedding; its default is nequip's own,
+    ``num_features``. The self-connections are tensor products with that embedding, where ``bnn_jax`` has a matrix per species:
+    a width of the number of species gives as many weights there, but a first layer with as few input channels.
+
     Raises:
         ValueError: nequip has no counterpart of what the configuration asks for.
     """
@@ -49,7 +53,7 @@ def build_model(
         l_max=config["l_max"],
         parity=config["parity"],
         num_features=config["num_features"],
-        type_embed_num_features=config["num_features"],
+        type_embed_num_features=config.get("type_embed_num_features", config["num_features"]),
         radial_mlp_depth=len(config["radial_hidden"]),
         radial_mlp_width=widths.pop(),
         num_bessels=config["num_bessel"],

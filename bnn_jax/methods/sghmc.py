@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of the weights with ``config.sampler.num_chains`` chains.
 
@@ -70,6 +71,7 @@ def fit(
         out: run folder for configuration, log, checkpoints and posterior; nothing is written without one.
         resume: continue the run in ``out``, if there is one, bit for bit as if it had not stopped.
         progress: show a progress bar on a terminal.
+        metadata: further plain values for the record of a new run.
 
     Raises:
         InputError: the data or the configuration cannot be used, or ``out`` holds another run.
@@ -80,7 +82,7 @@ def fit(
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
     valid_error = _valid_error(valid, config, statistics)
-    run = None if out is None else _run_folder(Path(out), config, seed, train, valid, resume)
+    run = None if out is None else _run_folder(Path(out), config, seed, train, valid, resume, metadata)
     chunk, plan, position = _build(rng_key, packed, config)
     chains = config.sampler.num_chains
     states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), chains), position)
@@ -146,12 +148,18 @@ def _room_for_samples(position: Params, num_samples: int) -> Params:
 
 
 def _run_folder(
-    path: Path, config: Config, seed: int, train: Dataset, valid: Dataset | None, resume: bool
+    path: Path,
+    config: Config,
+    seed: int,
+    train: Dataset,
+    valid: Dataset | None,
+    resume: bool,
+    metadata: Mapping[str, Any] | None,
 ) -> RunFolder:
     fingerprint = train.fingerprint()
     if not (resume and (path / "run.json").exists()):
-        metadata = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
-        return create_run(path, config, seed=seed, data_fingerprint=fingerprint, metadata=metadata)
+        counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
+        return create_run(path, config, seed=seed, data_fingerprint=fingerprint, metadata=counts | dict(metadata or {}))
     run = open_run(path)
     if run.record["data_fingerprint"] != fingerprint:
         raise InputError(f"{path} was sampled on other training data; give the same data or choose another --out.")
@@ -203,7 +211,9 @@ def _drive(
                 if run is not None:
                     append_jsonl(run.path / LOG_FILE, row)
             bar.update(part.step - bar.n)
-            if run is not None and (part.is_sample or time.monotonic() - saved > CHECKPOINT_SECONDS):
+            # Only between log rows, so that a resumed run averages each row over the same steps.
+            due = part.is_sample or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if run is not None and due and not rows:
                 save_checkpoint(run, part.step, _Progress(states, samples, jnp.asarray(num_samples, jnp.int32)))
                 saved = time.monotonic()
     return _Progress(states, samples, jnp.asarray(num_samples, jnp.int32))

@@ -19,14 +19,16 @@ def log_likelihood(prediction: Prediction, batch: Batch, stress_std: float) -> F
     r"""Log likelihood of each structure of a padded batch; zero for padding.
 
     .. math:: \ln N(E; \mu_E, \sigma_E^2) + \sum_i \ln N(F_i; \mu_{F_i}, \sigma_{F_i}^2 I)
-              [+ \sum_{ab} \ln N(S_{ab}; \mu_{S_{ab}}, \sigma_S^2)]
+              [+ \sum_{a \le b} \ln N(S_{ab}; \mu_{S_{ab}}, \sigma_S^2 (1 + \delta_{ab}) / 2)]
 
-    A label whose mask is False drops its term. The stress term counts its six independent components.
+    A label whose mask is False drops its term. The stress term counts the six independent components of a symmetric
+    tensor; with half the variance off the diagonal it depends on the Frobenius norm of the error alone, so that the
+    density does not change when everything is rotated.
 
     Args:
         prediction: output of ``Potential.apply`` on ``batch.graph``.
         batch: the padded graph and its labels.
-        stress_std: standard deviation of a stress component, in eV/Angstrom^3.
+        stress_std: standard deviation of a diagonal stress component, in eV/Angstrom^3.
 
     Reference: Rensmeyer et al. (2024), section 3.2.
     """
@@ -37,6 +39,6 @@ def log_likelihood(prediction: Prediction, batch: Batch, stress_std: float) -> F
     if prediction.stress is not None:
         rows, columns = jnp.triu_indices(3)
         error = (prediction.stress - labels.stress)[:, rows, columns]
-        std = jnp.asarray(stress_std, error.dtype)
+        std = jnp.where(rows == columns, 1, jnp.sqrt(0.5)).astype(error.dtype) * stress_std
         total = total + jnp.sum(_normal(error, std, labels.stress_mask[:, None]), axis=1)
     return total

@@ -2,6 +2,7 @@
 
 from bnn_jax.report._figure import save
 from bnn_jax.report.chain_plots import rhat, training
+from bnn_jax.report.path_plot import energy_path
 from bnn_jax.report.plots import (
     calibration,
     error_density,
@@ -11,9 +12,14 @@ from bnn_jax.report.plots import (
     roc,
     write_evaluation,
 )
+from bnn_jax.report.run_report import assess, diagnose, write_run_report
+from bnn_jax.report.table import score_table, scores_to_json, to_json
 
 __all__ = [
+    "assess",
     "calibration",
+    "diagnose",
+    "energy_path",
     "error_density",
     "error_vs_std",
     "evaluation_figures",
@@ -21,6 +27,10 @@ __all__ = [
     "rhat",
     "roc",
     "save",
+    "score_table",
+    "scores_to_json",
+    "to_json",
     "training",
     "write_evaluation",
+    "write_run_report",
 ]

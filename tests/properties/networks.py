@@ -15,7 +15,7 @@ from bnn_jax.config import ModelConfig
 from bnn_jax.model import nequip
 from bnn_jax.types import AtomGraph, Params, Prediction
 
-CUTOFF = 3.0
+CUTOFF = 3.5
 SPECIES = (1, 6, 7, 8, 9, 11, 13, 14, 17, 35)
 NUM_STRUCTURES, NUM_NODES, NUM_EDGES = 8, 64, 1024
 """One padded shape for all tests, so that each network compiles once."""
@@ -50,7 +50,7 @@ class Result(NamedTuple):
 
 def config_of(**options) -> ModelConfig:
     base = {"num_blocks": 2, "num_features": 4, "l_max": 2, "num_bessel": 4, "radial_hidden": (8,), "std_hidden": (4,)}
-    return ModelConfig(**base | {"cutoff": CUTOFF, "species": SPECIES, "avg_num_neighbors": 5.0, "scale": 1.7} | options)
+    return ModelConfig(**base | {"cutoff": CUTOFF, "species": SPECIES, "avg_num_neighbors": 2.0, "scale": 1.7} | options)
 
 
 def generic(params: Params, seed: int = 1) -> Params:

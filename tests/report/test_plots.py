@@ -42,6 +42,7 @@ def predictive(num_structures=4, num_atoms=3, num_samples=2, seed=0):
         forces_std_epistemic=forces_spread,
         stress=None,
         stress_std_epistemic=None,
+        atom_energies=np.repeat(energy_samples.mean(axis=0) / num_atoms, num_atoms),
         energy_samples=energy_samples,
         energy_std_samples=np.full((num_samples, num_structures), 0.1),
         forces_samples=forces_samples,

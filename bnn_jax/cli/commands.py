@@ -1,0 +1,150 @@
+"""What can be typed after ``bnn-jax``: one dataclass a command. Nothing heavy is imported here, so that help is fast."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
+
+QUIET = ""  # no "(default: None)" in the help; where a default matters the text says it
+Key = Annotated[str | None, arg(metavar="KEY", help_behavior_hint=QUIET)]
+EnergyUnit = Literal["eV", "meV", "kcal/mol", "kJ/mol", "Hartree"]
+LengthUnit = Literal["Angstrom", "Bohr", "nm"]
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Where a file keeps its labels, and in which units."""
+
+    energy_key: Key = None
+    """Key of the energy, where the usual ones do not find it."""
+    forces_key: Key = None
+    """Key of the forces."""
+    stress_key: Key = None
+    """Key of the stress, or of the virial if it contains that word."""
+    energy_unit: Annotated[EnergyUnit | None, arg(help_behavior_hint=QUIET)] = None
+    """Unit of the file's energies (eV, or what the format defines)."""
+    length_unit: Annotated[LengthUnit | None, arg(help_behavior_hint=QUIET)] = None
+    """Unit of the file's lengths (Angstrom, or what the format defines)."""
+
+
+Labels = Annotated[LabelOptions, arg(name="")]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sample the posterior of a potential, and report on it.
+
+    DATA is a file of labelled structures (extended XYZ, .npz of rMD17 and sGDML, or any format of ASE) or a name of
+    `bnn-jax data list`. The run folder gets the posterior, a log, checkpoints, diagnostics and plots.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """Training structures with energies, forces or both."""
+    out: Annotated[str, arg(metavar="RUN")]
+    """Run folder to make, or to continue with --resume."""
+    preset: Annotated[Literal["tiny", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
+    """Named configuration (small unless --config is given)."""
+    config: Annotated[str | None, arg(metavar="FILE.yaml", help_behavior_hint=QUIET)] = None
+    """Configuration file, in place of a preset."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint=QUIET)] = ()
+    """Override a value of the configuration, such as sampler.batch_size=5; may be repeated."""
+    chains: Annotated[int | None, arg(metavar="C", help_behavior_hint=QUIET)] = None
+    """Number of chains, short for --set sampler.num_chains=C."""
+    samples: Annotated[int | None, arg(metavar="K", help_behavior_hint=QUIET)] = None
+    """Samples of each chain, short for --set sampler.num_samples=K."""
+    valid: Annotated[str | None, arg(metavar="FRACTION|COUNT|PATH", help_behavior_hint=QUIET)] = None
+    """Validation set: a part of DATA (0 for none), or a file; a tenth of DATA if not given."""
+    test: Annotated[str | None, arg(metavar="PATH|COUNT", help_behavior_hint=QUIET)] = None
+    """Test set for metrics.json: a file or known name, or that many structures of DATA."""
+    seed: Annotated[int | None, arg(metavar="S", help_behavior_hint=QUIET)] = None
+    """Seed of the split and of all that is random in the run; 0 if not given."""
+    resume: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Continue the run in RUN with the configuration stored there, as if it had not stopped."""
+    labels: Labels = field(default_factory=LabelOptions)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Errors, likelihoods and calibration of a finished run on labelled structures."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a posterior file."""
+    test: Annotated[Positional[str], arg(metavar="TEST")]
+    """Labelled structures: a file or a known name."""
+    json: Annotated[str | None, arg(metavar="FILE", help_behavior_hint=QUIET)] = None
+    """Write the figures to this file too."""
+    plots: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=QUIET)] = None
+    """Write plots into this folder."""
+    labels: Labels = field(default_factory=LabelOptions)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Energies and forces of structures with their standard deviations, as extended XYZ.
+
+    Each frame of OUT has the mean energy, forces and, if periodic, stress, and beside them energy_std, forces_std and
+    their aleatoric and epistemic parts; labels and other data of IN are left out.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a posterior file."""
+    structures: Annotated[Positional[str], arg(metavar="IN")]
+    """Structures: a file or a known name."""
+    out: Annotated[Positional[str], arg(metavar="OUT")]
+    """Extended XYZ file to write."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT if it exists."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Fit the ammonia data that come with the package, in a few minutes, and show what the error bars know.
+
+    A folder with an earlier demo is continued or finished.
+    """
+
+    out: Annotated[str, arg(metavar="DIR")] = "bnn-jax-demo"
+    """Run folder."""
+    seed: Annotated[int | None, arg(metavar="S", help_behavior_hint=QUIET)] = None
+    """Seed of the run; 0 if not given."""
+
+
+@dataclass(frozen=True)
+class DataList:
+    """List the data sets that have a name."""
+
+
+@dataclass(frozen=True)
+class DataShow:
+    """Show where a data set comes from, whom to cite, and how it is checked."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """As `bnn-jax data list` prints it."""
+
+
+@dataclass(frozen=True)
+class DataFetch:
+    """Download a data set and check it."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """As `bnn-jax data list` prints it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """List, show and fetch data sets."""
+
+    action: (
+        Annotated[DataList, subcommand("list")]
+        | Annotated[DataShow, subcommand("show")]
+        | Annotated[DataFetch, subcommand("fetch")]
+    )
+
+
+Command = (
+    Annotated[Fit, subcommand("fit")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Data, subcommand("data")]
+)

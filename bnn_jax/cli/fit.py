@@ -1,0 +1,145 @@
+"""``bnn-jax fit``: check everything, sample, and report."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ase.data import chemical_symbols
+
+from bnn_jax import api
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.sources import load
+from bnn_jax.cli.commands import Fit
+from bnn_jax.cli.evaluate import given
+from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, settle
+from bnn_jax.methods import Posterior
+from bnn_jax.methods.base import POSTERIOR_FILE
+from bnn_jax.report import score_table, write_run_report
+from bnn_jax.types import InputError
+
+
+class Parts(NamedTuple):
+    """The data of a run."""
+
+    train: Dataset
+    valid: Dataset | None
+    test: Dataset | None
+
+
+def run(command: Fit) -> Posterior:
+    """Sample the posterior, or what is missing of it, and write the report.
+
+    Raises:
+        InputError: the data or the options cannot be used, or the run folder is occupied.
+        DivergenceError: a chain's state is no longer finite.
+    """
+    settled = settle(command)
+    parts = read_parts(command.data, settled.data_options, settled.seed)
+    out = Path(command.out)
+    if settled.run is not None and (out / POSTERIOR_FILE).exists():
+        if settled.run.record["data_fingerprint"] != parts.train.fingerprint():
+            raise InputError(f"{out} was sampled on other training data; give the same data or choose another --out.")
+        print(f"{out} has finished; only what is missing of its report is made.")
+        posterior = Posterior.load(out)
+    else:
+        print(f"{'continuing' if settled.run else 'fitting'} {out}: {_sizes(parts)}", flush=True)
+        posterior = api.fit(
+            parts.train,
+            parts.valid,
+            settled.config,
+            settled.seed,
+            out,
+            resume=command.resume,
+            metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
+        )
+    report = write_run_report(out, posterior, parts.valid or parts.test, parts.test)
+    _print_report(out, report, posterior)
+    return posterior
+
+
+def read_parts(data: str, options: dict[str, str | None], seed: int) -> Parts:
+    """Training, validation and test set, checked against one another.
+
+    Args:
+        data: file or name.
+        options: ``valid``, ``test``, and keys and units of the labels.
+        seed: of the split.
+
+    Raises:
+        InputError: a set cannot be read, has no labels, asks for more structures than there are, or holds an element
+            that the training set lacks.
+    """
+    keys = given({name: value for name, value in options.items() if name not in ("valid", "test")})
+    train = load(data, require_labels=True, **keys)
+    valid_option, test_option = options["valid"], options["test"]
+    if valid_option is None:
+        valid_option = DEFAULT_VALID if len(train) >= 10 else "0"
+    counts = {}
+    sets: dict[str, Dataset | None] = {"valid": None, "test": None}
+    for name, option in (("valid", valid_option), ("test", test_option)):
+        size = None if option is None else _part_size(option, len(train), name)
+        if size is None and option is not None:
+            sets[name] = load(option, require_labels=True, **keys)
+        elif size:
+            counts[name] = size
+    if counts:
+        rest = len(train) - sum(counts.values())
+        if rest < 1:
+            asked = " and ".join(f"{count} for --{name}" for name, count in counts.items())
+            raise InputError(f"{data} has {len(train)} structures and {asked} leave none to train on; ask for fewer.")
+        train, *drawn = train.split(train=rest, **counts, seed=seed)
+        sets |= dict(zip(counts, drawn, strict=True))
+    for name, dataset in sets.items():
+        _check_elements(dataset, train, name)
+    return Parts(train, **sets)
+
+
+def _part_size(option: str, size: int, name: str) -> int | None:
+    """Number of structures that an option asks for; None for the path or name of a data set."""
+    if Path(option).is_file():
+        return None
+    try:
+        number = float(option)
+    except ValueError:
+        return None
+    if 0 < number < 1:
+        return max(1, int(number * size + 1e-9))
+    if number < 0 or not number.is_integer():
+        raise InputError(f"--{name} {option} is no fraction below 1, no number of structures and no file; correct it.")
+    return int(number)
+
+
+def _check_elements(dataset: Dataset | None, train: Dataset, name: str) -> None:
+    unknown = [] if dataset is None else sorted(set(dataset.species) - set(train.species))
+    if dataset is not None and unknown:
+        structure = dataset.structure_index[dataset.numbers == unknown[0]][0]
+        raise InputError(
+            f"Structure {structure} of the {name} set holds {chemical_symbols[unknown[0]]}, which no training structure"
+            " has; remove it, or train on data with that element."
+        )
+
+
+def _sizes(parts: Parts) -> str:
+    return (
+        ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items() if part is not None) + " structures"
+    )
+
+
+def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> None:
+    if "diagnostics" in report:
+        found = _numbers(report["diagnostics"])
+        print(
+            f"R-hat of {found['num_quantities']} predictions: median {found['rhat_median']:.3f}, largest"
+            f" {found['rhat_max']:.3f}, {100 * found['rhat_fraction_above_1.05']:.0f} % above 1.05; effective sample"
+            f" size: median {found['ess_median']:.1f} of {found['num_samples']}."
+        )
+    else:
+        per_chain = posterior.num_samples // posterior.num_chains
+        print(f"No R-hat: it needs held-out structures and 4 samples a chain (there are {per_chain}).")
+    if "metrics" in report:
+        print(score_table(_numbers(report["metrics"])))
+    print(f"{out}: {posterior.num_samples} samples in {POSTERIOR_FILE}, plots in {out / 'plots'}.")
+
+
+def _numbers(entries: dict) -> dict[str, float]:
+    """What is a number in a JSON file of the report, where null stands for NaN."""
+    return {key: float("nan") if value is None else value for key, value in entries.items() if key != "units"}

@@ -1,0 +1,129 @@
+"""What a run is made of, settled from the options and from the folder that it may continue."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from bnn_jax.checkpoint import RunFolder, open_run
+from bnn_jax.checkpoint.files import PARTIAL_SUFFIX
+from bnn_jax.cli.commands import Fit
+from bnn_jax.config import Config, ModelConfig
+from bnn_jax.types import InputError
+
+DEFAULT_VALID = "0.1"
+METADATA_KEY = "fit"
+"""Under this the run's record keeps the options that say what the data are."""
+
+
+class Settled(NamedTuple):
+    """The options of a run with their defaults or, for one that continues, with what its record says."""
+
+    config: Config
+    seed: int
+    data_options: dict[str, str | None]
+    """``valid``, ``test`` and the keys and units of labels; None where nothing was said."""
+    run: RunFolder | None
+    """The run to continue."""
+
+
+def settle(command: Fit) -> Settled:
+    """Check the options of ``fit`` against each other and against the run folder; nothing is written.
+
+    Args:
+        command: as typed.
+
+    Raises:
+        InputError: an option is wrong, the folder is occupied, or an option would change the run to continue.
+    """
+    out = Path(command.out)
+    asked = {"valid": command.valid, "test": command.test, **dataclasses.asdict(command.labels)}
+    if command.resume and (out / "run.json").exists():
+        run = open_run(out)
+        config = resumed_config(command, run)
+        seed = _unchanged("--seed", command.seed, run.record["seed"], out)
+        stored = run.record["metadata"].get(METADATA_KEY, {})
+        options = {
+            name: _unchanged(f"--{name.replace('_', '-')}", value, stored[name], out) if name in stored else value
+            for name, value in asked.items()
+        }
+        return Settled(config, seed, options, run)
+    if out.is_dir() and any(not item.name.endswith(PARTIAL_SUFFIX) for item in out.iterdir()):
+        raise InputError(f"Folder {out} already holds files; continue its run with --resume or choose another --out.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; choose another --out for the run folder.")
+    return Settled(build_config(command, None), command.seed or 0, asked, None)
+
+
+def _unchanged(flag: str, given: Any, stored: Any, out: Path) -> Any:
+    if given is not None and given != stored:
+        was = "without it" if stored is None else f"with {stored}"
+        raise InputError(f"{flag} {given} would change {out}, begun {was}; leave it out or choose another --out.")
+    return stored
+
+
+def build_config(command: Fit, base: Config | None) -> Config:
+    """The configuration that the options ask for.
+
+    Args:
+        command: as typed.
+        base: what options that are absent leave as it is; the preset ``small`` if None.
+
+    Raises:
+        InputError: an option names an unknown key, the file cannot be read, or a value has the wrong type.
+    """
+    if command.preset is not None and command.config is not None:
+        raise InputError("Both --preset and --config are given; choose one.")
+    if command.config is not None:
+        base = Config.from_yaml(command.config)
+    elif command.preset is not None or base is None:
+        base = Config.preset(command.preset or "small")
+    values = base.to_dict()
+    for item in command.set:
+        _override(values, item)
+    for name, value in (("num_chains", command.chains), ("num_samples", command.samples)):
+        if value is not None:
+            values["sampler"][name] = value
+    return Config.from_dict(values, source="the command line")
+
+
+def _override(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals:
+        raise InputError(f"--set {item} has no value; write --set KEY=VALUE, as in sampler.batch_size=5.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {item}: {section} is a value and no section; leave out what follows it.")
+    values[last] = value
+
+
+def resumed_config(command: Fit, run: RunFolder) -> Config:
+    """The run's configuration, provided that no option asks for another.
+
+    Args:
+        command: as typed.
+        run: the run to continue.
+
+    Raises:
+        InputError: an option would change a value; the sentence names it.
+    """
+    asked = build_config(command, run.config)
+    measured = {name: getattr(run.config.model, name) for name in ("species", "avg_num_neighbors", "scale")}
+    untouched = {name: getattr(ModelConfig(), name) for name in measured}
+    if all(getattr(asked.model, name) == untouched[name] for name in measured):  # a fresh one, not yet filled in by fit
+        asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, **measured))
+    if asked != run.config:
+        wanted, stored = asked.to_dict(), run.config.to_dict()
+        section, key = next((s, k) for s in wanted for k in wanted[s] if wanted[s][k] != stored[s][k])
+        raise InputError(
+            f"{section}.{key} is {stored[section][key]} in {run.path} and the options make it {wanted[section][key]}; "
+            "leave them out to resume, or choose another --out."
+        )
+    return run.config

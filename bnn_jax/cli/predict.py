@@ -1,0 +1,62 @@
+"""``bnn-jax predict``: structures in, the same with energies, forces and standard deviations out."""
+
+import io
+from pathlib import Path
+
+import ase
+import ase.io
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.sources import load
+from bnn_jax.checkpoint import write_text_atomic
+from bnn_jax.cli.commands import Predict
+from bnn_jax.methods import Posterior
+from bnn_jax.types import InputError, Predictive
+
+
+def run(command: Predict) -> None:
+    """Predict and write.
+
+    Raises:
+        InputError: the run or the structures cannot be used, or OUT exists or cannot be written.
+    """
+    out = Path(command.out)
+    if out.exists() and not command.overwrite:
+        raise InputError(f"{out} exists already; give --overwrite to replace it, or choose another name.")
+    if not out.parent.is_dir():
+        raise InputError(f"There is no folder {out.parent} to write {out.name} into; make it or choose another.")
+    posterior = Posterior.load(command.run)
+    structures = load(command.structures)
+    frames = predicted_structures(structures, posterior.predict(structures))
+    text = io.StringIO()
+    ase.io.write(text, frames, format="extxyz")
+    write_text_atomic(out, text.getvalue())
+    print(f"{out}: {len(frames)} structures, {posterior.num_samples} samples; energies in eV, forces in eV/Angstrom.")
+
+
+def predicted_structures(structures: Dataset, predictive: Predictive) -> list[ase.Atoms]:
+    """Structures with the predicted means as results and the standard deviations in ``info`` and ``arrays``.
+
+    Args:
+        structures: what was predicted; their labels are left out.
+        predictive: of these structures.
+    """
+    return [_predicted_structure(structures, predictive, i) for i in range(len(structures))]
+
+
+def _predicted_structure(structures: Dataset, predictive: Predictive, i: int) -> ase.Atoms:
+    rows = slice(structures.offsets[i], structures.offsets[i + 1])
+    atoms = ase.Atoms(
+        structures.numbers[rows], structures.positions[rows], cell=structures.cell[i], pbc=structures.pbc[i]
+    )
+    results = {"energy": float(predictive.energy[i]), "forces": predictive.forces[rows]}
+    if predictive.stress is not None and atoms.cell.rank == 3:
+        results["stress"] = full_3x3_to_voigt_6_stress(predictive.stress[i])
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    for name in ("energy_std", "energy_std_aleatoric", "energy_std_epistemic"):
+        atoms.info[name] = float(getattr(predictive, name)[i])
+    for name in ("forces_std", "forces_std_aleatoric", "forces_std_epistemic"):
+        atoms.set_array(name, getattr(predictive, name)[rows])
+    return atoms

@@ -1,0 +1,120 @@
+"""What a finished run leaves in its folder beside the posterior: diagnostics, metrics and plots."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.checkpoint import read_jsonl, write_text_atomic
+from bnn_jax.evaluation import OUTLIER_THRESHOLD, convergence, score
+from bnn_jax.methods import Posterior
+from bnn_jax.report._figure import save
+from bnn_jax.report.chain_plots import rhat, training
+from bnn_jax.report.plots import write_evaluation
+from bnn_jax.report.table import scores_to_json, to_json
+from bnn_jax.types import InputError
+
+MIN_SAMPLES = 4
+"""Samples a chain below which R-hat and the effective sample size are undefined."""
+NUM_MONITORED = 100
+"""Held-out structures that R-hat and the effective sample size are computed on, at most."""
+
+
+def assess(posterior: Posterior, test: Dataset, plots: Path | None = None) -> dict[str, float]:
+    """The figures of :func:`bnn_jax.evaluate`, and the plots of the same predictions.
+
+    Args:
+        posterior: the samples.
+        test: labelled structures.
+        plots: folder for the plots, made if absent; None for none.
+
+    Raises:
+        InputError: the structures have no label or an unknown element, or a plot cannot be written.
+    """
+    start = time.perf_counter()
+    predictive = posterior.predict(test)
+    scores = score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
+    if plots is not None:
+        write_evaluation(plots, predictive, test.energy, test.forces, forces_threshold=OUTLIER_THRESHOLD)
+    return scores
+
+
+def diagnose(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], np.ndarray]:
+    """Summary of R-hat and effective sample size of the predictions for held-out structures, and every R-hat.
+
+    Args:
+        posterior: the samples, at least four a chain.
+        held_out: structures; the first hundred are used.
+    """
+    monitored = held_out.take(np.arange(min(len(held_out), NUM_MONITORED)))
+    result = convergence(posterior, monitored)
+    rhats, sizes = (result[name][np.isfinite(result[name])] for name in ("rhat", "ess"))
+    summary = {
+        "rhat_median": float(np.median(rhats)) if rhats.size else float("nan"),
+        "rhat_max": float(rhats.max(initial=-np.inf)),
+        "rhat_fraction_above_1.05": float(np.mean(rhats > 1.05)) if rhats.size else float("nan"),
+        "ess_median": float(np.median(sizes)) if sizes.size else float("nan"),
+        "ess_min": float(sizes.min(initial=np.inf)),
+        "num_quantities": result["rhat"].size,
+        "num_structures": len(monitored),
+        "num_chains": posterior.num_chains,
+        "num_samples": posterior.num_samples,
+    }
+    return summary, result["rhat"]
+
+
+def write_run_report(
+    folder: Path, posterior: Posterior, held_out: Dataset | None, test: Dataset | None
+) -> dict[str, dict[str, Any]]:
+    """Write what the run's folder still lacks of ``diagnostics.json``, ``metrics.json`` and ``plots/``.
+
+    Args:
+        folder: of the run.
+        posterior: its samples.
+        held_out: unlabelled or labelled structures for the diagnostics; plots of its labels too, where there is no
+            test set. None leaves them out.
+        test: labelled structures for the metrics; None leaves them out.
+
+    Returns:
+        ``diagnostics`` and ``metrics`` as the files have them, as far as there are any.
+
+    Raises:
+        InputError: a file cannot be written or read.
+    """
+    plots = folder / "plots"
+    try:
+        plots.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Folder {plots} cannot be made ({error.strerror}); check the disk.") from error
+    _plot_training(folder / "log.jsonl", plots / "training.png")
+    report = {}
+    enough = posterior.num_samples // posterior.num_chains >= MIN_SAMPLES
+    path = folder / "diagnostics.json"
+    if held_out is not None and enough and not path.exists():
+        summary, rhats = diagnose(posterior, held_out)
+        if np.isfinite(rhats).any():
+            save(rhat(rhats), plots / "rhat.png")
+        write_text_atomic(path, to_json(summary))
+    if path.exists():
+        report["diagnostics"] = json.loads(path.read_text())
+    path = folder / "metrics.json"
+    if test is not None and not path.exists():
+        write_text_atomic(path, scores_to_json(assess(posterior, test, plots / "test")))
+    elif test is None and held_out is not None and _is_labelled(held_out) and not (plots / "valid").exists():
+        assess(posterior, held_out, plots / "valid")
+    if path.exists():
+        report["metrics"] = json.loads(path.read_text())
+    return report
+
+
+def _plot_training(log: Path, path: Path) -> None:
+    rows = read_jsonl(log) if log.exists() else []
+    if rows and not path.exists():
+        save(training(rows), path)
+
+
+def _is_labelled(dataset: Dataset) -> bool:
+    return bool(np.isfinite(dataset.energy).any() or np.isfinite(dataset.forces).any())

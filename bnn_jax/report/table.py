@@ -1,0 +1,101 @@
+"""The figures of an evaluation as text: a table to read, strict JSON for scripts."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from bnn_jax.units import EV_PER_KCAL_PER_MOL
+
+UNITS = {
+    "energy": "eV",
+    "forces": "eV/Angstrom",
+    "mll": "natural logarithm of a density in 1/eV, or 1/(eV/Angstrom)",
+    "nece": "1/(eV/Angstrom)",
+    "auroc": "dimensionless",
+    "seconds": "s",
+}
+"""What the figures of :func:`bnn_jax.evaluate` are in."""
+
+# Row name, key, key of the figure without the epistemic part, and how the figure depends on the unit.
+_ROWS = (
+    ("energy MAE", "energy_mae", None, "same"),
+    ("energy RMSE", "energy_rmse", None, "same"),
+    ("energy std, mean", "energy_std", None, "same"),
+    ("energy MLL", "energy_mll", "energy_mll_aleatoric", "log density"),
+    ("forces MAE", "forces_mae", None, "same"),
+    ("forces RMSE", "forces_rmse", None, "same"),
+    ("forces std, mean", "forces_std", "forces_std_aleatoric", "same"),
+    ("forces MLL", "forces_mll", "forces_mll_aleatoric", "log density"),
+    ("forces NECE", "forces_nece", None, "density"),
+    ("forces AUROC", "forces_auroc", "forces_auroc_aleatoric", "none"),
+)
+
+
+def score_table(scores: Mapping[str, float]) -> str:
+    """The figures of :func:`bnn_jax.evaluate`, in eV and in kcal/mol, with and without the epistemic part.
+
+    A log likelihood in kcal/mol is that in eV plus the logarithm of the kcal/mol in eV, since a density goes as one over
+    its unit.
+
+    Args:
+        scores: as ``evaluate`` returns them; a figure that is absent or NaN shows as a dash.
+    """
+    head = (
+        f"{'':<17}{'eV, eV/Å':^24}  {'kcal/mol, kcal/mol/Å':^24}",
+        f"{'':<17}" + "  ".join([f"{'total':>10}{'aleatoric':>14}"] * 2),
+    )
+    lines = [_line(scores, *row) for row in _ROWS if row[1] in scores]
+    num_structures, num_samples = int(scores["num_structures"]), int(scores["num_samples"])
+    title = f"{num_structures} structures, {num_samples} samples"
+    if "seconds" in scores:
+        title += f", {scores['seconds']:.1f} s"
+    return "\n".join([title, *head, *lines])
+
+
+def _line(scores: Mapping[str, float], name: str, key: str, aleatoric_key: str | None, kind: str) -> str:
+    values = (scores[key], scores.get(aleatoric_key) if aleatoric_key else None)
+    cells = "  ".join(
+        f"{_cell(first, 10)}{_cell(second, 14)}"
+        for first, second in (values, tuple(_in_kcal_per_mol(value, kind) for value in values))
+    )
+    return f"{name:<17}{cells}".rstrip()
+
+
+def _in_kcal_per_mol(value: float | None, kind: str) -> float | None:
+    if value is None:
+        return None
+    if kind == "same":
+        return value / EV_PER_KCAL_PER_MOL
+    if kind == "density":
+        return value * EV_PER_KCAL_PER_MOL
+    return value + math.log(EV_PER_KCAL_PER_MOL) if kind == "log density" else None
+
+
+def _cell(value: float | None, width: int) -> str:
+    if value is None:
+        return " " * width
+    return f"{'-' if math.isnan(value) else f'{value:.4g}':>{width}}"
+
+
+def scores_to_json(scores: Mapping[str, float]) -> str:
+    """The figures and their units as strict JSON, where what is not finite becomes null.
+
+    Args:
+        scores: as :func:`bnn_jax.evaluate` returns them.
+    """
+    return to_json(dict(scores) | {"units": UNITS})
+
+
+def to_json(values: Mapping[str, object]) -> str:
+    """Plain values as strict JSON, where a number that is not finite becomes null.
+
+    Args:
+        values: strings, numbers and dictionaries of them.
+    """
+
+    def strict(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: strict(item) for key, item in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(strict(values), indent=2, allow_nan=False) + "\n"
