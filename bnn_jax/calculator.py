@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar
 
 import ase
 import numpy as np
@@ -28,10 +27,10 @@ class BNNCalculator(Calculator):
 
     - ``energy``, ``free_energy`` (the same), ``energies`` (each atom's, shifts included), in eV;
     - ``energy_std``, ``energy_std_aleatoric``, ``energy_std_epistemic``, in eV;
-    - ``forces`` [atom, 3], ``forces_std`` [atom, 3], ``forces_std_aleatoric`` [atom], ``forces_std_epistemic`` [atom, 3],
-      in eV/Angstrom;
-    - ``stress`` and ``stress_std_epistemic``, in eV/Angstrom^3 and ASE's Voigt order, for a periodic structure whose cell
-      has a volume.
+    - ``forces`` [atom, 3], ``forces_std`` [atom, 3], ``forces_std_aleatoric`` [atom] and ``forces_std_epistemic``
+      [atom, 3], in eV/Angstrom;
+    - ``stress`` and ``stress_std_epistemic``, in eV/Angstrom^3 and ASE's Voigt order, for a periodic structure whose
+      cell has a volume.
 
     Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
     below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
@@ -48,7 +47,7 @@ class BNNCalculator(Calculator):
         True
     """
 
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties: list[str] = [  # noqa: RUF012  (declared like this by ASE)
         "energy",
         "free_energy",
         "energies",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -94,9 +95,13 @@ def predict(
     batch_size = int(np.clip(EDGES_PER_BATCH // max(num_edges.mean(), 1), 1, len(dataset)))
     plan = np.full((-(-len(dataset) // batch_size), batch_size), -1, np.int32)
     plan.reshape(-1)[: len(dataset)] = np.arange(len(dataset))
-    padded = batch_size_needed(packed, plan)
-    padded = padded if sizes is None else sizes.hold(*padded)
-    on_device = jax.device_put(_on_ladder(packed, least_edges=padded[1]))
+    # Short lists come in all lengths and cost little: coarse padding saves compilations. Long ones cost what they hold.
+    is_short = sizes is None and num_edges.sum() <= EDGES_PER_BATCH
+    round_up = _power_of_two if is_short else size_ladder
+    plan = np.pad(plan, ((0, 0), (0, round_up(batch_size) - batch_size)), mode="constant", constant_values=-1)
+    num_nodes, most_edges = batch_size_needed(packed, plan)
+    padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
+    on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]))
     parts = []
     for indices in tqdm(plan, desc="predict", unit="batch", delay=5, disable=None):
         prediction = predictor(samples, on_device, indices, *padded)
@@ -116,18 +121,26 @@ def _centred(dataset: Dataset) -> Dataset:
     return replace(dataset, positions=dataset.positions - centroids[dataset.structure_index])
 
 
-def _on_ladder(packed: PackedData, least_edges: int) -> PackedData:
+def _power_of_two(size: int) -> int:
+    return max(8, 1 << (size - 1).bit_length())
+
+
+def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int) -> PackedData:
     """Rows that nothing owns at the end of every array, so that data sets of about one size share a compilation."""
     num_structures, num_atoms, num_edges = len(packed.energy), len(packed.species), len(packed.senders)
-    more_structures = size_ladder(num_structures) - num_structures
-    more = dict.fromkeys(("species", "positions", "forces", "forces_mask"), size_ladder(num_atoms) - num_atoms)
-    more |= dict.fromkeys(("senders", "receivers", "shifts"), max(size_ladder(num_edges), least_edges) - num_edges)
+    more_structures = round_up(num_structures) - num_structures
+    more: dict[str, int] = dict.fromkeys(
+        ("species", "positions", "forces", "forces_mask"), round_up(num_atoms) - num_atoms
+    )
+    more |= dict.fromkeys(("senders", "receivers", "shifts"), max(round_up(num_edges), least_edges) - num_edges)
 
     def padded(field: str, array: np.ndarray) -> np.ndarray:
         widths = [(0, more.get(field, more_structures))] + [(0, 0)] * (array.ndim - 1)
         return np.pad(array, widths, mode="edge" if field.endswith("_offset") else "constant")
 
-    rows = {field: None if array is None else padded(field, array) for field, array in packed._asdict().items()}
+    rows: dict[str, Any] = {
+        field: None if array is None else padded(field, array) for field, array in packed._asdict().items()
+    }
     return PackedData(**rows)._replace(shifts=rows["shifts"].astype(np.int32))  # int8 or int32 would be two shapes
 
 
@@ -136,7 +149,8 @@ def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int
         per_structure = field in ("energy", "energy_std", "stress")
         return np.asarray(array[:, : num_structures if per_structure else num_atoms])
 
-    return Prediction(**{k: v if v is None else cut(k, v) for k, v in prediction._asdict().items()})
+    fields: dict[str, Any] = {k: v if v is None else cut(k, v) for k, v in prediction._asdict().items()}
+    return Prediction(**fields)
 
 
 def combine(
@@ -157,33 +171,33 @@ def combine(
     Reference: Rensmeyer et al. (2024), section 4.2, for the mean; the variance is that of their mixture with the
     unbiased estimate of the spread.
     """
-    prediction = jax.tree.map(lambda array: np.asarray(array, np.float64), prediction)
+    host: Any = jax.tree.map(lambda array: np.asarray(array, np.float64), prediction)
     first = np.cumsum(num_atoms) - num_atoms
-    above_shifts = np.add.reduceat(prediction.atom_energies, first, axis=1)
+    above_shifts = np.add.reduceat(host.atom_energies, first, axis=1)
     energy_samples = above_shifts + np.add.reduceat(shifts, first)
-    energy_aleatoric = np.sqrt(np.mean(prediction.energy_std**2, axis=0))
-    forces_aleatoric = np.sqrt(np.mean(prediction.forces_std**2, axis=0))
-    energy_epistemic, forces_epistemic = _spread(above_shifts), _spread(prediction.forces)
+    energy_aleatoric = np.sqrt(np.mean(host.energy_std**2, axis=0))
+    forces_aleatoric = np.sqrt(np.mean(host.forces_std**2, axis=0))
+    energy_epistemic, forces_epistemic = _spread(above_shifts), _spread(host.forces)
     return Predictive(
         energy=energy_samples.mean(axis=0),
         energy_std=np.hypot(energy_aleatoric, energy_epistemic),
         energy_std_aleatoric=energy_aleatoric,
         energy_std_epistemic=energy_epistemic,
-        forces=prediction.forces.mean(axis=0),
+        forces=host.forces.mean(axis=0),
         forces_std=np.hypot(forces_aleatoric[:, None], forces_epistemic),
         forces_std_aleatoric=forces_aleatoric,
         forces_std_epistemic=forces_epistemic,
-        stress=None if prediction.stress is None else prediction.stress.mean(axis=0),
-        stress_std_epistemic=None if prediction.stress is None else _spread(prediction.stress),
-        atom_energies=prediction.atom_energies.mean(axis=0) + shifts,
+        stress=None if host.stress is None else host.stress.mean(axis=0),
+        stress_std_epistemic=None if host.stress is None else _spread(host.stress),
+        atom_energies=host.atom_energies.mean(axis=0) + shifts,
         energy_samples=energy_samples,
-        energy_std_samples=prediction.energy_std,
-        forces_samples=prediction.forces,
-        forces_std_samples=prediction.forces_std,
+        energy_std_samples=host.energy_std,
+        forces_samples=host.forces,
+        forces_std_samples=host.forces_std,
         num_atoms=np.asarray(num_atoms),
     )
 
 
-def _spread(samples: Float[np.ndarray, "sample *shape"]) -> Float[np.ndarray, "*shape"]:
+def _spread(samples: Float[np.ndarray, " sample *shape"]) -> Float[np.ndarray, " *shape"]:
     """Standard deviation over samples; zero for a single one, which has no spread to tell."""
     return samples.std(axis=0, ddof=1) if len(samples) > 1 else np.zeros(samples.shape[1:])

@@ -59,7 +59,8 @@ def test_atom_energies_add_up_and_hold_the_shifts(posterior):
     np.testing.assert_allclose(whole.atom_energies.reshape(3, 4).sum(axis=1), whole.energy, rtol=1e-12)
 
 
-def test_forces_and_stress_are_derivatives_of_the_energy(x64):
+@pytest.mark.usefixtures("x64")
+def test_forces_and_stress_are_derivatives_of_the_energy():
     crystal = rattled(triclinic_crystal(), std=0.1)
     posterior = molecular_posterior(triclinic_crystal(), num_samples=2, dtype=jnp.float64)
     crystal.calc = BNNCalculator(posterior)
@@ -203,7 +204,8 @@ def test_relaxation_and_files_work_as_with_any_calculator(posterior, tmp_path):
     np.testing.assert_allclose(ase.io.read(tmp_path / "last.xyz").get_forces(), atoms.get_forces(), atol=1e-7)
 
 
-def test_samples_of_double_precision_are_used_as_such(x64):
+@pytest.mark.usefixtures("x64")
+def test_samples_of_double_precision_are_used_as_such():
     posterior = molecular_posterior(ammonia(), num_samples=2, dtype=jnp.float64)
     atoms = rattled(ammonia())
     atoms.calc = BNNCalculator(posterior)

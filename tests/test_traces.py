@@ -3,6 +3,7 @@
 import ase
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from bnn_jax.atoms import Dataset, size_ladder
 from bnn_jax.atoms.statistics import compute
 from bnn_jax.config import Config
 from bnn_jax.methods import sghmc
-from bnn_jax.predict import build_predictor, predict
+from bnn_jax.predict import EDGES_PER_BATCH, build_predictor, predict
 from bnn_jax.sampling import chain
 from bnn_jax.types import Prediction
 from tests import systems
@@ -23,7 +24,7 @@ def cheap_apply(params, graph) -> Prediction:
     num_atoms, num_structures = len(graph.nodes["species"]), len(graph.n_node)
     return Prediction(
         energy=params * jnp.ones(num_structures),
-        forces=params * graph.nodes["positions"],
+        forces=params * graph.nodes["species"][:, None] * jnp.ones(3),
         stress=None,
         energy_std=jnp.ones(num_structures),
         forces_std=jnp.ones(num_atoms),
@@ -37,49 +38,71 @@ def mixed_list(length: int) -> list[ase.Atoms]:
     return [kinds[i % 3] for i in range(length)]
 
 
-def test_predictor_compiles_once_per_rung() -> None:
-    everything = Dataset.from_atoms(mixed_list(3))
-    statistics = compute(everything, CUTOFF)
+def test_lists_of_all_lengths_share_few_compilations() -> None:
+    """Structures, atoms and edges double at most once an octave each, from eight on."""
+    statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
     predictor, samples = build_predictor(cheap_apply), jnp.arange(3.0)
-    lengths = range(1, 61)
+    lengths = [*range(1, 17), 25, 30, 35, 40]
     for length in lengths:
         dataset = Dataset.from_atoms(mixed_list(length))
         predictive = predict(predictor, samples, dataset, statistics, CUTOFF)
-        np.testing.assert_allclose(predictive.forces, dataset.positions, rtol=1e-6)
-    # Nodes, edges and structures each climb their rungs once (from 8 on there are eight to an octave), and the arrays
-    # of the data set double at most once an octave each.
-    atoms, edges = len(Dataset.from_atoms(mixed_list(60)).numbers), 60 * 72
-    rungs = [len({size_ladder(size) for size in range(1, top)}) for top in (atoms, edges, 60)]
-    assert predictor._cache_size() <= sum(rungs) + 3 * 13
-    assert predictor._cache_size() < len(lengths)
+        species = np.searchsorted(statistics.species, dataset.numbers)
+        np.testing.assert_allclose(predictive.forces, np.tile(species[:, None], 3))  # the mean of 0, 1 and 2 is 1
+    largest = len(dataset), len(dataset.numbers) + 1, 40 * 72
+    assert predictor._cache_size() <= sum(np.ceil(np.log2(size / 8)) + 1 for size in largest)
 
     before = predictor._cache_size()
     for length in lengths:
-        predict(predictor, samples, Dataset.from_atoms(mixed_list(length)), statistics, CUTOFF)
+        predict(predictor, samples, Dataset.from_atoms(mixed_list(length)[::-1]), statistics, CUTOFF)
     assert predictor._cache_size() == before
 
 
-@pytest.mark.parametrize("kind", ["same molecule", "other molecule of the same size"])
-def test_neighbouring_lengths_share_a_compilation(kind: str) -> None:
+def num_pairs(dataset: Dataset) -> int:
+    return round(compute(dataset[:1], CUTOFF).avg_num_neighbors * dataset.num_atoms[0])
+
+
+def fake_graph(indices: np.ndarray, num_nodes: int) -> jraph.GraphsTuple:
+    nodes = {"species": jnp.zeros(num_nodes, int)}
+    empty = jnp.zeros(0, int)
+    return jraph.GraphsTuple(nodes, {}, empty, empty, {}, jnp.zeros(len(indices) + 1, int), empty)
+
+
+def test_long_lists_are_padded_by_an_eighth_at_most() -> None:
+    statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
+    sizes = []
+
+    def record(samples, packed, indices, num_nodes, num_edges):
+        sizes.append((num_nodes, num_edges))
+        return jax.tree.map(lambda leaf: leaf[None], cheap_apply(1.0, fake_graph(indices, num_nodes)))
+
+    dataset = Dataset.from_atoms(300 * [systems.ethanol()])
+    predict(record, jnp.ones(1), dataset, statistics, CUTOFF)
+    assert len(set(sizes)) == 1 < len(sizes)
+    structures = EDGES_PER_BATCH // num_pairs(dataset)
+    assert structures * 9 < sizes[0][0] <= 1.125 * (structures * 9 + 1)
+    assert structures * num_pairs(dataset) <= sizes[0][1] <= 1.125 * structures * num_pairs(dataset)
+
+
+def test_neighbouring_lengths_share_a_compilation() -> None:
     statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
     predictor, samples = build_predictor(cheap_apply), jnp.arange(3.0)
-    for length in (121, 127) if kind == "same molecule" else (127, 127):
+    for length in (122, 123, 127):
         structures = [systems.rattled(systems.water(), 0.01, seed) for seed in range(length)]
         predict(predictor, samples, Dataset.from_atoms(structures), statistics, CUTOFF)
     assert predictor._cache_size() == 1
 
 
-def test_a_run_compiles_its_chunk_and_its_validation_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_compiles_its_steps_once_and_its_validation_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over minibatches of mixed sizes, chunks of all lengths, samples and the log."""
-    chunks, validations, build_chunk, valid_error = [], [], chain.build_chunk, sghmc._valid_error
+    chunks, build_chunk = [], chain.build_chunk
     monkeypatch.setattr(chain, "build_chunk", lambda *args: chunks.append(build_chunk(*args)) or chunks[-1])
+    applied, nequip = [], sghmc.nequip
 
-    def counted(valid, config, statistics):
-        evaluate = valid_error(valid, config, statistics)
-        validations.append(next(cell.cell_contents for cell in evaluate.__closure__ if hasattr(cell.cell_contents, "_cache_size")))
-        return evaluate
+    def counting(config):
+        potential = nequip(config)
+        return potential._replace(apply=lambda *args, **keys: applied.append(None) or potential.apply(*args, **keys))
 
-    monkeypatch.setattr(sghmc, "_valid_error", counted)
+    monkeypatch.setattr(sghmc, "nequip", counting)
     model = {"num_blocks": 1, "num_features": 2, "l_max": 0, "radial_hidden": [4], "std_hidden": [], "cutoff": CUTOFF}
     sampler = {"convergence_steps": 20, "cycle_steps": 7, "num_samples": 3, "batch_size": 2, "log_every": 6}
     config = Config.from_dict({"model": model, "sampler": sampler})
@@ -90,4 +113,5 @@ def test_a_run_compiles_its_chunk_and_its_validation_once(monkeypatch: pytest.Mo
     )
     assert posterior.num_samples == 3
     assert [chunk._cache_size() for chunk in chunks] == [1]
-    assert [each._cache_size() for each in validations] == [1]
+    # Python reaches the network only when something is traced: twice for the chunk (shapes first), once for validation.
+    assert len(applied) <= 3

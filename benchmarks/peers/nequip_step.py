@@ -31,8 +31,8 @@ def build_model(
     """NequIP with the hyper-parameters of a ``bnn_jax`` ``ModelConfig``, given as a dictionary of its fields.
 
     One more key, ``type_embed_num_features``, sets the width of the species embedding; its default is nequip's own,
-    ``num_features``. The self-connections are tensor products with that embedding, where ``bnn_jax`` has a matrix per species:
-    a width of the number of species gives as many weights there, but a first layer with as few input channels.
+    ``num_features``. The self-connections are tensor products with that embedding, where ``bnn_jax`` has a matrix per
+    species: a width of the number of species gives as many weights there, but as few channels into the first layer.
 
     Raises:
         ValueError: nequip has no counterpart of what the configuration asks for.

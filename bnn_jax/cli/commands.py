@@ -1,4 +1,4 @@
-"""What can be typed after ``bnn-jax``: one dataclass a command. Nothing heavy is imported here, so that help is fast."""
+"""What can be typed after ``bnn-jax``: one dataclass a command. Nothing heavy is imported, so that help is fast."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

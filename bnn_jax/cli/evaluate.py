@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bnn_jax.atoms.sources import load
 from bnn_jax.checkpoint import write_text_atomic
@@ -24,6 +25,6 @@ def run(command: Evaluate) -> None:
     print(score_table(scores))
 
 
-def given(options: dict[str, str | None]) -> dict[str, str]:
+def given(options: dict[str, str | None]) -> dict[str, Any]:
     """The options that have a value."""
     return {name: value for name, value in options.items() if value is not None}

@@ -39,7 +39,11 @@ def bessel_basis(
 ) -> Float[Array, "edge bessel"]:
     r"""Bessel functions under the polynomial envelope, in 1/Angstrom.
 
-    .. math:: b_n(r) = \frac{2}{r_c} \frac{\sin(n \pi r / r_c)}{r}\, f_\mathrm{env}(r / r_c)
+    .. math:: b_n(r) = \frac{6}{r_c} \frac{\sin(n \pi r / r_c)}{r}\, f_\mathrm{env}(r / r_c)
+
+    NequIP's constant is 2. With 6, potentials drawn from the prior have forces of the size of the training forces
+    (with 2 a tenth of it), and chains converge in fewer steps: after 8,000 on rMD17 ethanol the force error is
+    0.69 instead of 0.91 kcal/mol/Angstrom.
 
     Args:
         lengths: distances in Angstrom, positive.
@@ -47,11 +51,11 @@ def bessel_basis(
         num_bessel: number of functions.
         exponent: exponent p of the envelope.
 
-    Reference: Batzner et al. (2022), doi:10.1038/s41467-022-29939-5, eq. 8, with the constant of its code.
+    Reference: Batzner et al. (2022), doi:10.1038/s41467-022-29939-5, eq. 8, up to the constant.
     """
     x = lengths[:, None] / cutoff
     frequencies = jnp.pi * jnp.arange(1, num_bessel + 1, dtype=lengths.dtype)
-    return 2 / cutoff * jnp.sin(frequencies * x) / lengths[:, None] * polynomial_envelope(x, exponent)
+    return 6 / cutoff * jnp.sin(frequencies * x) / lengths[:, None] * polynomial_envelope(x, exponent)
 
 
 class MLP(nn.Module):

@@ -34,8 +34,8 @@ _ROWS = (
 def score_table(scores: Mapping[str, float]) -> str:
     """The figures of :func:`bnn_jax.evaluate`, in eV and in kcal/mol, with and without the epistemic part.
 
-    A log likelihood in kcal/mol is that in eV plus the logarithm of the kcal/mol in eV, since a density goes as one over
-    its unit.
+    A log likelihood in kcal/mol is that in eV plus the logarithm of the kcal/mol in eV, since a density goes as one
+    over its unit.
 
     Args:
         scores: as ``evaluate`` returns them; a figure that is absent or NaN shows as a dash.

@@ -1,0 +1,262 @@
+"""Promises 3, 5 and 8 of a whole run: resume bit for bit, chains independent, divergence stops at a sound checkpoint."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import load_file
+
+from bnn_jax.atoms import Dataset
+from bnn_jax.config import Config
+from bnn_jax.methods import Posterior, sghmc
+from bnn_jax.types import InputError
+from tests import systems
+
+SAMPLER = {
+    "convergence_steps": 12,
+    "cycle_steps": 6,
+    "num_samples": 3,
+    "num_chains": 2,
+    "batch_size": 2,
+    "log_every": 5,
+    "step_size_first": 1e-3,
+}
+MODEL = {
+    "num_blocks": 2,
+    "num_features": 2,
+    "l_max": 1,
+    "cutoff": 3.0,
+    "num_bessel": 4,
+    "radial_hidden": [4],
+    "std_hidden": [4],
+}
+LOG_STEPS = [5, 10, 12, 15, 18, 20, 24]
+
+
+def config_of(**sampler) -> Config:
+    return Config.from_dict({"model": MODEL, "sampler": SAMPLER | sampler})
+
+
+def train_set(seed: int = 0) -> Dataset:
+    return Dataset.from_atoms(
+        [*systems.labelled_series(systems.water(), 3, seed=seed), *systems.labelled_series(systems.ammonia(), 2)]
+    )
+
+
+def run(out: Path | None = None, config: Config | None = None, seed: int = 0, **options) -> Posterior:
+    return sghmc.fit(
+        jax.random.key(seed),
+        options.pop("train", train_set()),
+        Dataset.from_atoms(systems.labelled_series(systems.water(), 2, seed=9)),
+        config or config_of(),
+        seed=seed,
+        out=out,
+        progress=False,
+        **options,
+    )
+
+
+def leaves(posterior: Posterior) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(posterior.samples)]
+
+
+def assert_same_samples(first: Posterior, second: Posterior) -> None:
+    for one, other in zip(leaves(first), leaves(second), strict=True):
+        assert_array_equal(one, other)
+
+
+def log_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Posterior, Path]:
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return run(path), path
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_at_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sghmc, "CHECKPOINT_SECONDS", 0.0)
+
+
+class Killed(BaseException):
+    """Stands for a signal: no handler of exceptions sees it."""
+
+
+def killed(calls: int, function: Callable, *, after: bool) -> Callable:
+    """``function``, but the given call of it is the last thing that happens, done or not."""
+    count = 0
+
+    def wrapper(*args, **keys):
+        nonlocal count
+        count += 1
+        if count == calls and not after:
+            raise Killed
+        result = function(*args, **keys)
+        if count == calls:
+            raise Killed
+        return result
+
+    return wrapper
+
+
+def test_run_holds_what_was_asked_for(uninterrupted: tuple[Posterior, Path]) -> None:
+    posterior, path = uninterrupted
+    assert posterior.num_samples == 6 and posterior.num_chains == 2
+    rows = log_rows(path)
+    assert [row["step"] for row in rows] == LOG_STEPS
+    assert rows[-1]["num_samples"] == 3
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    for leaf in leaves(posterior):
+        assert np.isfinite(leaf).all()
+        assert len(np.unique(leaf.reshape(6, -1), axis=0)) == 6  # samples of two chains, none twice
+    assert_same_samples(Posterior.load(path), posterior)
+
+
+@pytest.mark.parametrize(
+    ("function", "calls", "after"),
+    [
+        ("save_checkpoint", 1, False),  # before anything was saved
+        ("save_checkpoint", 1, True),
+        ("save_checkpoint", 4, False),
+        ("save_checkpoint", 6, True),
+        ("append_jsonl", 3, True),  # the log is ahead of the checkpoint
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    function: str,
+    calls: int,
+    after: bool,
+    uninterrupted: tuple[Posterior, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sghmc, function, killed(calls, getattr(sghmc, function), after=after))
+        with pytest.raises(Killed):
+            run(tmp_path)
+    assert not (tmp_path / "posterior.safetensors").exists()
+    assert_same_samples(run(tmp_path, resume=True), uninterrupted[0])
+    for one, other in zip(log_rows(tmp_path), log_rows(uninterrupted[1]), strict=True):
+        assert one == other
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted: tuple[Posterior, Path]) -> None:
+    posterior, path = uninterrupted
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert_same_samples(run(path, resume=True), posterior)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_rows_of_the_log_do_not_change_the_samples(uninterrupted: tuple[Posterior, Path]) -> None:
+    assert_same_samples(run(config=config_of(log_every=7)), uninterrupted[0])
+
+
+def test_validation_set_does_not_change_the_samples(uninterrupted: tuple[Posterior, Path]) -> None:
+    without = sghmc.fit(jax.random.key(0), train_set(), None, config_of(), progress=False)
+    assert_same_samples(without, uninterrupted[0])
+
+
+def test_a_chain_alone_equals_the_first_of_several(uninterrupted: tuple[Posterior, Path]) -> None:
+    """Keys and minibatches of a chain do not depend on how many run beside it."""
+    alone = run(config=config_of(num_chains=1))
+    for one, several in zip(leaves(alone), leaves(uninterrupted[0]), strict=True):
+        # 24 steps of float32, in which a step's rounding (1e-7) grows little at these step sizes
+        assert_allclose(one, several[:3], rtol=1e-3, atol=1e-4)
+        assert np.abs(several[3:] - several[:3]).max() > 1e-2
+
+
+def test_another_seed_gives_other_samples(uninterrupted: tuple[Posterior, Path]) -> None:
+    other = run(seed=1)
+    assert all((one != two).any() for one, two in zip(leaves(other), leaves(uninterrupted[0]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": train_set(seed=5)}, "was sampled on other training data; give the same data or choose another --out"),
+        ({"seed": 1}, "has another seed or configuration; leave them out to resume, or choose another --out"),
+        ({"config": config_of(alpha=0.2)}, "has another seed or configuration; leave them out to resume"),
+    ],
+)
+def test_another_run_is_not_continued(
+    options: dict, message: str, uninterrupted: tuple[Posterior, Path]
+) -> None:
+    path = uninterrupted[1]
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(InputError, match=message) as error:
+        run(path, resume=True, **options)
+    assert str(path) in str(error.value)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_folder_in_use_is_not_overwritten(uninterrupted: tuple[Posterior, Path]) -> None:
+    with pytest.raises(InputError, match="already holds files; continue its run with --resume or choose another --out"):
+        run(uninterrupted[1])
+
+
+def test_divergence_stops_at_a_sound_checkpoint(tmp_path: Path) -> None:
+    """Promise 8: chain, step and cause are named, no file holds NaN, and the last checkpoint loads."""
+    with pytest.raises(sghmc.DivergenceError) as error:
+        run(tmp_path, config_of(cycle_step_size=1e30))
+    text = str(error.value)
+    assert text.startswith("Chain ") and "lower sampler.step_size_first and sampler.cycle_step_size" in text
+    assert f"The last checkpoint in {tmp_path} is sound." in text
+    step = int(text.split("step ")[1].split(":")[0])
+    assert 12 < step <= 18
+    assert "gradient is not finite" in text or "state is not finite" in text
+
+    assert not (tmp_path / "posterior.safetensors").exists()
+    checkpoints = sorted(tmp_path.glob("checkpoint-*.safetensors"))
+    assert "checkpoint-12.safetensors" in [path.name for path in checkpoints]
+    for path in checkpoints:
+        arrays = load_file(path)
+        assert all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
+    assert all(np.isfinite(value) for row in log_rows(tmp_path) for value in row.values())
+    with pytest.raises(InputError, match="holds no posterior.safetensors: its run has not finished"):
+        Posterior.load(tmp_path)
+    # It resumes from there, and diverges at the same step again.
+    with pytest.raises(sghmc.DivergenceError, match=text.split(":")[0]):
+        run(tmp_path, config_of(cycle_step_size=1e30), resume=True)
+
+
+def test_divergence_without_a_folder_names_no_checkpoint() -> None:
+    with pytest.raises(sghmc.DivergenceError, match=r"Chain \d diverged at step \d+: its \w+ is not finite") as error:
+        run(config=config_of(step_size_first=1e30, step_size_last=1e29))
+    assert "checkpoint" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ({"num_samples": 0}, r"sampler.num_samples is 0; it must be at least 1"),
+        ({"cycle_step_size": 0.0}, r"sampler.cycle_step_size is 0.0; it must be positive"),
+        ({"step_size_first": float("nan")}, r"sampler.step_size_first is nan; it must be positive"),
+        ({"batch_size": 6}, r"sampler.batch_size is 6 and the training set has 5 structures; lower it"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(sampler: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(config=config_of(**sampler))
+
+
+def test_data_that_cannot_work_are_refused() -> None:
+    with pytest.raises(InputError, match="The training set has no energy and no forces; give labelled structures"):
+        run(train=Dataset.from_atoms([systems.water(), systems.ammonia()]))
+    with pytest.raises(InputError, match=r"The validation set has atomic numbers \[8\] that the training set lacks"):
+        run(train=Dataset.from_atoms(systems.labelled_series(systems.ammonia(), 5)))
+
+
+def test_energies_alone_and_forces_alone_are_enough() -> None:
+    for name in ("energy", "forces"):
+        train = systems.labelled_series(systems.water(), 4)
+        for atoms in train:
+            atoms.calc = SinglePointCalculator(atoms, **{name: atoms.calc.results[name]})
+        posterior = run(train=Dataset.from_atoms(train), config=config_of(num_chains=1, num_samples=1))
+        assert posterior.num_samples == 1

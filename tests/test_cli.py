@@ -1,0 +1,428 @@
+"""The commands do what their help says, refuse bad input in one sentence, and survive a kill."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import jax
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from systems import ammonia, labelled_series, water
+
+import bnn_jax
+from bnn_jax.checkpoint import load_arrays, read_jsonl
+from bnn_jax.cli import main
+from bnn_jax.units import EV_PER_KCAL_PER_MOL
+
+MODEL = {"num_blocks": 1, "num_features": 4, "radial_hidden": [8], "std_hidden": [8]}
+SAMPLER = {"convergence_steps": 12, "cycle_steps": 4, "num_samples": 4, "batch_size": 5, "log_every": 4}
+SETTINGS = [
+    part
+    for section, values in (("model", MODEL), ("sampler", SAMPLER))
+    for key, value in values.items()
+    for part in ("--set", f"{section}.{key}={value}")
+]
+
+
+def write(path: Path, structures: list[Atoms]) -> str:
+    ase.io.write(path, structures, format="extxyz")
+    return str(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Springs between the atoms of ammonia: labels that cost nothing."""
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        "train": write(folder / "train.xyz", labelled_series(ammonia(), 20)),
+        "test": write(folder / "test.xyz", labelled_series(ammonia(), 3, seed=50)),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(files, tmp_path_factory) -> Path:
+    """A finished run with a test set."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    arguments = ["fit", files["train"], "--out", str(out), "--valid", "4", "--test", files["test"], "--seed", "3"]
+    assert main([*arguments, *SETTINGS]) == 0
+    return out
+
+
+def test_fit_leaves_posterior_diagnostics_metrics_and_plots(run):
+    names = set(contents(run))
+    assert {"posterior.safetensors", "config.yaml", "run.json", "log.jsonl", "diagnostics.json"} <= names
+    assert {"metrics.json", "plots/training.png", "plots/rhat.png", "plots/test/forces_parity.png"} <= names
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["units"]["energy"] == "eV" and metrics["num_structures"] == 3
+    diagnostics = json.loads((run / "diagnostics.json").read_text())
+    assert diagnostics["num_quantities"] == 4 * (1 + 12)
+    record = json.loads((run / "run.json").read_text())
+    assert (record["seed"], record["metadata"]["num_train"], record["metadata"]["num_valid"]) == (3, 16, 4)
+    sampler = yaml.safe_load((run / "config.yaml").read_text())["sampler"]
+    assert {key: sampler[key] for key in SAMPLER} == SAMPLER
+    assert bnn_jax.Posterior.load(run).num_samples == 4
+
+
+def test_evaluate_prints_a_table_and_writes_strict_json(run, files, tmp_path, capsys):
+    path, plots = tmp_path / "scores.json", tmp_path / "plots"
+    assert main(["evaluate", str(run), files["test"], "--json", str(path), "--plots", str(plots)]) == 0
+    scores = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    expected = bnn_jax.evaluate(bnn_jax.Posterior.load(run), bnn_jax.load(files["test"]))
+    for key, value in expected.items():
+        if key == "seconds":
+            assert scores[key] > 0
+        elif math.isnan(value):
+            assert scores[key] is None
+        else:
+            assert scores[key] == pytest.approx(value, rel=1e-6)
+    needed = "energy_mae energy_rmse energy_mll forces_mae forces_rmse forces_mll forces_auroc forces_nece units"
+    assert set(needed.split()) <= set(scores)
+    assert (plots / "forces_parity.png").stat().st_size > 1000
+    table = capsys.readouterr().out
+    ev, kcal = re.search(r"^forces MAE +(\S+) +(\S+)$", table, re.MULTILINE).groups()
+    assert float(kcal) * EV_PER_KCAL_PER_MOL == pytest.approx(float(ev), rel=2e-3)
+    row = re.search(r"^energy MLL +(\S+) +(\S+) +(\S+) +(\S+)$", table, re.MULTILINE).groups()
+    assert [float(value) for value in row[:2]] == pytest.approx(
+        [expected["energy_mll"], expected["energy_mll_aleatoric"]], rel=1e-3
+    )
+    if abs(float(row[0])) < 1000:  # else four digits do not show the shift
+        shift = math.log(EV_PER_KCAL_PER_MOL)
+        assert float(row[2]) - float(row[0]) == pytest.approx(shift, abs=2e-3 * abs(float(row[0])))
+
+
+def test_predict_writes_means_and_stds(run, files, tmp_path):
+    out = tmp_path / "out.xyz"
+    assert main(["predict", str(run), files["test"], str(out)]) == 0
+    structures = bnn_jax.load(files["test"])
+    predictive = bnn_jax.Posterior.load(run).predict(structures)
+    frames = ase.io.read(out, ":")
+    assert len(frames) == 3
+    np.testing.assert_allclose([frame.get_potential_energy() for frame in frames], predictive.energy, rtol=1e-9)
+    np.testing.assert_allclose(np.concatenate([f.get_forces() for f in frames]), predictive.forces, atol=1e-7)
+    for name in ("energy_std", "energy_std_aleatoric", "energy_std_epistemic"):
+        np.testing.assert_allclose([frame.info[name] for frame in frames], getattr(predictive, name), rtol=1e-6)
+    for name in ("forces_std", "forces_std_aleatoric", "forces_std_epistemic"):
+        written = np.concatenate([frame.arrays[name] for frame in frames])
+        np.testing.assert_allclose(written, getattr(predictive, name), atol=1e-7)
+    again = bnn_jax.load(out)  # our own reader takes it too
+    np.testing.assert_allclose(again.energy, predictive.energy, rtol=1e-9)
+
+
+def test_predict_does_not_overwrite_unless_told(run, files, tmp_path, capsys):
+    out = tmp_path / "out.xyz"
+    out.write_text("precious")
+    assert main(["predict", str(run), files["test"], str(out)]) == 2
+    assert "out.xyz exists already; give --overwrite" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert main(["predict", str(run), files["test"], str(out), "--overwrite"]) == 0
+    assert len(ase.io.read(out, ":")) == 3
+
+
+# Bad input. Each case gives the arguments and what the sentence must say; files are made in tmp_path.
+
+
+def missing(_files, folder):
+    return ["fit", str(folder / "absent.xyz")], r"absent\.xyz.* is no file and no known data set"
+
+
+def empty(_files, folder):
+    (folder / "empty.xyz").write_text("")
+    return ["fit", str(folder / "empty.xyz")], r"empty\.xyz is empty"
+
+
+def unreadable_frame(files, folder):
+    lines = Path(files["train"]).read_text().splitlines()
+    lines[2 * 6 + 3] = "H not a number"
+    (folder / "broken.xyz").write_text("\n".join(lines))
+    return ["fit", str(folder / "broken.xyz")], r"broken\.xyz, frame 2"
+
+
+def nan_label(_files, folder):
+    series = labelled_series(ammonia(), 5)
+    series[3].calc.results["energy"] = float("nan")
+    return ["fit", write(folder / "nan.xyz", series)], r"nan\.xyz, frame 3: energy holds NaN"
+
+
+def no_labels(_files, folder):
+    return ["fit", write(folder / "bare.xyz", [ammonia()] * 12)], r"bare\.xyz: no frame holds energies or forces"
+
+
+def unknown_element(files, folder):
+    test = write(folder / "water.xyz", labelled_series(water(), 2))
+    return ["fit", files["train"], "--test", test], r"Structure 0 of the test set holds O, which no training structure"
+
+
+def unknown_element_in_valid(files, folder):
+    valid = write(folder / "water.xyz", labelled_series(water(), 2))
+    return ["fit", files["train"], "--valid", valid], r"Structure 0 of the valid set holds O"
+
+
+def unknown_key(files, _folder):
+    arguments = ["fit", files["train"], "--set", "sampler.batchsize=5"]
+    return arguments, r"Unknown key sampler\.batchsize .*nearest known key is sampler\.batch_size"
+
+
+def unknown_key_in_file(files, folder):
+    (folder / "config.yaml").write_text("model:\n  cutof: 4.0\n")
+    arguments = ["fit", files["train"], "--config", str(folder / "config.yaml")]
+    return arguments, r"Unknown key model\.cutof .*nearest known key is model\.cutoff"
+
+
+def occupied(files, folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "thesis.tex").write_text("precious")
+    return ["fit", files["train"]], r"run already holds files; continue its run with --resume or choose another --out"
+
+
+def occupied_resume(files, folder):
+    occupied(files, folder)
+    return ["fit", files["train"], "--resume"], r"run already holds files"
+
+
+def value_without_key(files, _folder):
+    return ["fit", files["train"], "--set", "sampler.batch_size"], r"--set sampler\.batch_size has no value"
+
+
+def section_of_a_value(files, _folder):
+    return ["fit", files["train"], "--set", "model.cutoff.x=1"], r"cutoff is a value and no section"
+
+
+def wrong_type(files, _folder):
+    return ["fit", files["train"], "--set", "model.cutoff=long"], r"model\.cutoff in the command line must be float"
+
+
+def two_configurations(files, _folder):
+    return ["fit", files["train"], "--preset", "tiny", "--config", "x.yaml"], r"Both --preset and --config are given"
+
+
+def too_many_asked(files, _folder):
+    return ["fit", files["train"], "--valid", "10", "--test", "10"], r"20 structures and 10 for --valid and 10 for"
+
+
+def malformed_part(files, _folder):
+    return ["fit", files["train"], "--valid", "1.5"], r"--valid 1\.5 is no fraction below 1"
+
+
+def large_batch(files, _folder):
+    return ["fit", files["train"], "--set", "sampler.batch_size=50"], r"batch_size is 50 and the training set has 18"
+
+
+CASES = [
+    missing,
+    empty,
+    unreadable_frame,
+    nan_label,
+    no_labels,
+    unknown_element,
+    unknown_element_in_valid,
+    unknown_key,
+    unknown_key_in_file,
+    occupied,
+    occupied_resume,
+    value_without_key,
+    section_of_a_value,
+    wrong_type,
+    two_configurations,
+    too_many_asked,
+    malformed_part,
+    large_batch,
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_bad_input_is_one_sentence_and_touches_nothing(case, files, tmp_path, capsys):
+    arguments, sentence = case(files, tmp_path)
+    before = contents(tmp_path)
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]*\.\n", printed.err), printed.err
+    assert re.search(sentence, printed.err), printed.err
+    assert contents(tmp_path) == before
+    assert (tmp_path / "run").exists() == case.__name__.startswith("occupied")
+
+
+def test_a_finished_run_is_not_overwritten(run, files, capsys):
+    before = contents(run)
+    assert main(["fit", files["train"], "--out", str(run)]) == 2
+    assert "already holds files; continue its run with --resume" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_evaluate_on_what_is_no_run(files, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), files["test"]]) == 2
+    assert "holds no posterior.safetensors" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "nowhere"), files["test"]]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_resume_of_a_finished_run_makes_what_is_missing_and_only_that(run, files, capsys):
+    before = contents(run)
+    (run / "metrics.json").unlink()
+    (run / "plots" / "rhat.png").unlink()
+    assert main(["fit", files["train"], "--out", str(run), "--resume"]) == 0
+    assert "first has finished; only what is missing of its report is made." in capsys.readouterr().out
+    after = contents(run)
+    differ = {name for name in before if before[name] != after.get(name)}
+    assert "plots/rhat.png" not in after  # diagnostics.json, written after it, is there
+    assert all(name in ("metrics.json", "plots/rhat.png") or name.startswith("plots/test/") for name in differ)
+    old, new = (json.loads(files["metrics.json"]) for files in (before, after))
+    assert old.pop("units") == new.pop("units")
+    assert {**old, "seconds": 0} == pytest.approx({**new, "seconds": 0}, nan_ok=True)
+    (run / "plots" / "rhat.png").write_bytes(before["plots/rhat.png"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--seed", "4"], r"--seed 4 would change .*first, begun with 3; leave it out"),
+        (["--valid", "5"], r"--valid 5 would change .*first, begun with 4; leave it out"),
+        (["--energy-key", "E"], r"--energy-key E would change .*first, begun without it; leave it out"),
+        (["--samples", "9"], r"sampler\.num_samples is 4 in .*first and the options make it 9; leave them out"),
+        (["--preset", "tiny"], r"model\.num_blocks is 1 in .*first and the options make it 2"),
+    ],
+)
+def test_resume_refuses_flags_that_would_change_the_run(run, files, capsys, flags, sentence):
+    before = contents(run)
+    assert main(["fit", files["train"], "--out", str(run), "--resume", *flags]) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert contents(run) == before
+
+
+def test_resume_takes_the_same_flags_again(run, files):
+    flags = ["--seed", "3", "--valid", "4", "--samples", "4", *SETTINGS]
+    assert main(["fit", files["train"], "--out", str(run), "--resume", *flags]) == 0
+
+
+def test_resume_refuses_other_data(run, files, capsys):
+    assert main(["fit", "ammonia", "--out", str(run), "--resume"]) == 2
+    assert "was sampled on other training data" in capsys.readouterr().err
+    assert main(["fit", files["test"], "--out", str(run), "--resume"]) == 2
+
+
+def test_divergence_has_its_own_exit_code(files, tmp_path, capsys):
+    arguments = ["fit", files["train"], "--out", str(tmp_path / "run"), *SETTINGS]
+    assert main([*arguments, "--set", "sampler.step_size_first=1e30"]) == 3
+    assert re.fullmatch(r"error: Chain 0 diverged at step \d+: [^\n]*\n", capsys.readouterr().err)
+    assert not (tmp_path / "run" / "posterior.safetensors").exists()
+
+
+def test_interrupt_says_how_to_go_on(files, tmp_path, capsys, monkeypatch):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bnn_jax.api.fit", interrupted)
+    assert main(["fit", files["train"], "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "interrupted; continue the run with --resume.\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fti"], ["fit", "x.xyz"], ["fit", "x.xyz", "--out", "y", "--reusme"]])
+def test_wrong_arguments_exit_with_two(arguments, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"bnn-jax {bnn_jax.__version__}\n"
+    for command in ([], ["fit"], ["evaluate"], ["predict"], ["demo"], ["data"], ["data", "show"]):
+        assert main([*command, "--help"]) == 0
+        assert "usage: bnn-jax" in capsys.readouterr().out
+
+
+def test_data_commands(capsys):
+    assert main(["data", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"^ammonia +78 +with the package$", listed, re.MULTILINE) and "rmd17/aspirin" in listed
+    assert main(["data", "show", "rmd17/aspirin"]) == 0
+    shown = capsys.readouterr().out
+    assert "Christensen" in shown and "md5:" in shown and "kcal/mol" in shown
+    assert main(["data", "fetch", "ammonia"]) == 0
+    assert "shipped with the package" in capsys.readouterr().out
+    assert main(["data", "show", "amonia"]) == 2
+    assert "nearest known name is 'ammonia'" in capsys.readouterr().err
+
+
+def test_demo_fits_shows_and_continues(tmp_path, capsys, monkeypatch):
+    values = {f"sampler.{key}": value for key, value in SAMPLER.items()}
+    values |= {f"model.{key}": value for key, value in MODEL.items()}
+    monkeypatch.setattr("bnn_jax.cli.demo.DEMO", values)
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "train 70, valid 8, test 200 structures" in printed and "forces AUROC" in printed
+    assert (out / "plots" / "umbrella_inversion.png").stat().st_size > 1000
+    before = contents(out)
+    assert main(["demo", "--out", str(out)]) == 0
+    assert "holds a demo already" in capsys.readouterr().out
+    assert contents(out) == before
+
+
+def environment() -> dict[str, str]:
+    """Of a subprocess that shares the compilation cache of the tests."""
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+
+
+def test_help_does_not_wait_for_jax():
+    script = (
+        "import sys; from bnn_jax.cli import main; code = main(['fit', '--help']); "
+        "sys.exit(code or any(name in sys.modules for name in ('jax', 'ase', 'matplotlib')))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_console_script_reports_bad_input_without_a_traceback(tmp_path):
+    script = "import sys; from bnn_jax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "fit", "absent.xyz", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: 'absent\.xyz' is no file [^\n]*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_run_resumes_to_the_same_samples_and_log(tmp_path):
+    """SIGKILL after the first checkpoint, then --resume: all as if nothing had happened."""
+    steps = [
+        "--set",
+        "sampler.convergence_steps=40",
+        "--set",
+        "sampler.cycle_steps=15",
+        "--set",
+        "sampler.log_every=10",
+    ]
+    arguments = ["fit", "ammonia", "--preset", "tiny", "--samples", "40", *steps, "--valid", "8", "--out"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*arguments, str(whole)]) == 0
+
+    script = "import sys; from bnn_jax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, *arguments, str(killed)]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(killed.glob("checkpoint-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng().uniform(0.0, 0.3))  # any moment will do, so no two runs need be alike
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not (killed / "posterior.safetensors").exists()
+    assert len(read_jsonl(killed / "log.jsonl")) < len(read_jsonl(whole / "log.jsonl"))
+
+    assert main(["fit", "ammonia", "--out", str(killed), "--resume"]) == 0
+    expected = load_arrays(whole / "posterior.safetensors")
+    resumed = load_arrays(killed / "posterior.safetensors")
+    assert expected.keys() == resumed.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(resumed[name], array)
+    assert read_jsonl(killed / "log.jsonl") == read_jsonl(whole / "log.jsonl")
