@@ -20,8 +20,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+# Other options than the tests': no run-time type checks in what is timed, and no import of peers that are not installed.
 bench: $(STAMP)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds \
+	  -o addopts="--import-mode=importlib --strict-markers --strict-config"
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .benchmarks .hypothesis build dist

@@ -103,9 +103,9 @@ class BNNCalculator(Calculator):
 
     def _warn_of_large_stds(self, largest: np.ndarray) -> None:
         threshold = self.forces_std_threshold
-        if threshold is None or not (largest > threshold).any():
+        if threshold is None or (largest <= threshold).all():  # a NaN counts as large
             return
-        worst_first = np.argsort(-largest)[: int((largest > threshold).sum())]
+        worst_first = np.argsort(-np.nan_to_num(largest, nan=np.inf))[: int((~(largest <= threshold)).sum())]
         named = ", ".join(f"{atom} ({largest[atom]:.3g})" for atom in worst_first[:_MOST_ATOMS_NAMED])
         rest = len(worst_first) - _MOST_ATOMS_NAMED
         more = f" and {rest} more" if rest > 0 else ""

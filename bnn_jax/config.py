@@ -202,7 +202,20 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "model": {"num_blocks": 2, "num_features": 8, "radial_hidden": [16]},
         "sampler": {"convergence_steps": 200, "cycle_steps": 50, "num_samples": 4},
     },
-    "small": {},
+    "small": {
+        "model": {"l_max": 2},
+        "sampler": {
+            "num_chains": 2,
+            "num_samples": 4,
+            "batch_size": 5,
+            "convergence_steps": 72_000,
+            "step_size_first": 2e-2,
+            "step_size_last": 1e-4,
+            "cycle_steps": 6_000,
+            "cycle_step_size": 5e-4,
+            "log_every": 500,
+        },
+    },
     "paper": {
         "model": {
             "cutoff": 4.0,

@@ -20,16 +20,16 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     """Accuracy and quality of the standard deviations on labelled structures, in eV and eV/Angstrom.
 
     Energies are total energies. ``mll`` is the mean log likelihood of the normal with the predictive mean and total
-    variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the aleatoric
-    variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every error, is beyond
-    1 kcal/mol/Angstrom.
+    variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the
+    aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
+    error, is beyond 1 kcal/mol/Angstrom.
 
     Args:
         posterior: the samples.
         test: structures with energies, forces or both.
 
     Raises:
-        InputError: the test set has no label, or an element that was not in training.
+        InputError: the test set has no label, or an element that was not in training, or a prediction overflows.
     """
     start = time.perf_counter()
     predictive = posterior.predict(test)
@@ -42,12 +42,27 @@ def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, 
     labelled = np.isfinite(test.forces)
     if not known.any() and not labelled.any():
         raise InputError("The test set has no energy and no forces; give labelled structures or name their keys.")
+    _check_finite(predictive)
     result: dict[str, float] = {}
     if known.any():
         result |= _energy_scores(predictive, test.energy, known)
     if labelled.any():
         result |= _forces_scores(predictive, test.forces, labelled)
     return result | {"num_samples": num_samples, "num_structures": len(test)}
+
+
+def _check_finite(predictive: Predictive) -> None:
+    """Refuse what overflowed: exp(...) of a network's output may, far from all training data."""
+    values = np.hstack([predictive.forces, predictive.forces_std])
+    atom_is_finite = np.isfinite(values).all(axis=1)
+    first = np.cumsum(predictive.num_atoms) - predictive.num_atoms
+    finite = np.logical_and.reduceat(atom_is_finite, first)
+    finite &= np.isfinite(predictive.energy) & np.isfinite(predictive.energy_std)
+    if not finite.all():
+        raise InputError(
+            f"The prediction for structure {int(np.argmin(finite))} of the test set is not finite"
+            f" ({int((~finite).sum())} such structures); remove them, or train on data nearer to them."
+        )
 
 
 def _energy_scores(predictive: Predictive, target: np.ndarray, known: np.ndarray) -> dict[str, float]:

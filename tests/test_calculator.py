@@ -145,6 +145,12 @@ def test_large_stds_are_named_with_their_atoms(posterior):
         atoms.get_forces()
 
 
+def test_a_std_that_is_no_number_is_large(posterior):
+    calculator = BNNCalculator(posterior, forces_std_threshold=1.0)
+    with pytest.warns(UncertainForcesWarning, match=r"exceeds 1 eV/Å at atoms 2 \(nan\), 1 \(3\)\.$"):
+        calculator._warn_of_large_stds(np.array([0.5, 3.0, np.nan]))
+
+
 def hot_md(atoms, steps, temperature_kelvin=300.0, timestep=0.2):
     """Total energies of a short NVE trajectory."""
     spread = np.sqrt(atoms.get_masses() * units.kB * temperature_kelvin)[:, None]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import signal
 import subprocess
@@ -11,35 +10,16 @@ import time
 from pathlib import Path
 
 import ase.io
-import jax
 import numpy as np
 import pytest
 import yaml
-from ase import Atoms
-from systems import ammonia, labelled_series, water
+from commands import MODEL, SAMPLER, SETTINGS, contents, environment, write
+from systems import ammonia, labelled_series
 
 import bnn_jax
 from bnn_jax.checkpoint import load_arrays, read_jsonl
 from bnn_jax.cli import main
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
-
-MODEL = {"num_blocks": 1, "num_features": 4, "radial_hidden": [8], "std_hidden": [8]}
-SAMPLER = {"convergence_steps": 12, "cycle_steps": 4, "num_samples": 4, "batch_size": 5, "log_every": 4}
-SETTINGS = [
-    part
-    for section, values in (("model", MODEL), ("sampler", SAMPLER))
-    for key, value in values.items()
-    for part in ("--set", f"{section}.{key}={value}")
-]
-
-
-def write(path: Path, structures: list[Atoms]) -> str:
-    ase.io.write(path, structures, format="extxyz")
-    return str(path)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -129,129 +109,6 @@ def test_predict_does_not_overwrite_unless_told(run, files, tmp_path, capsys):
     assert out.read_text() == "precious"
     assert main(["predict", str(run), files["test"], str(out), "--overwrite"]) == 0
     assert len(ase.io.read(out, ":")) == 3
-
-
-# Bad input. Each case gives the arguments and what the sentence must say; files are made in tmp_path.
-
-
-def missing(_files, folder):
-    return ["fit", str(folder / "absent.xyz")], r"absent\.xyz.* is no file and no known data set"
-
-
-def empty(_files, folder):
-    (folder / "empty.xyz").write_text("")
-    return ["fit", str(folder / "empty.xyz")], r"empty\.xyz is empty"
-
-
-def unreadable_frame(files, folder):
-    lines = Path(files["train"]).read_text().splitlines()
-    lines[2 * 6 + 3] = "H not a number"
-    (folder / "broken.xyz").write_text("\n".join(lines))
-    return ["fit", str(folder / "broken.xyz")], r"broken\.xyz, frame 2"
-
-
-def nan_label(_files, folder):
-    series = labelled_series(ammonia(), 5)
-    series[3].calc.results["energy"] = float("nan")
-    return ["fit", write(folder / "nan.xyz", series)], r"nan\.xyz, frame 3: energy holds NaN"
-
-
-def no_labels(_files, folder):
-    return ["fit", write(folder / "bare.xyz", [ammonia()] * 12)], r"bare\.xyz: no frame holds energies or forces"
-
-
-def unknown_element(files, folder):
-    test = write(folder / "water.xyz", labelled_series(water(), 2))
-    return ["fit", files["train"], "--test", test], r"Structure 0 of the test set holds O, which no training structure"
-
-
-def unknown_element_in_valid(files, folder):
-    valid = write(folder / "water.xyz", labelled_series(water(), 2))
-    return ["fit", files["train"], "--valid", valid], r"Structure 0 of the valid set holds O"
-
-
-def unknown_key(files, _folder):
-    arguments = ["fit", files["train"], "--set", "sampler.batchsize=5"]
-    return arguments, r"Unknown key sampler\.batchsize .*nearest known key is sampler\.batch_size"
-
-
-def unknown_key_in_file(files, folder):
-    (folder / "config.yaml").write_text("model:\n  cutof: 4.0\n")
-    arguments = ["fit", files["train"], "--config", str(folder / "config.yaml")]
-    return arguments, r"Unknown key model\.cutof .*nearest known key is model\.cutoff"
-
-
-def occupied(files, folder):
-    (folder / "run").mkdir()
-    (folder / "run" / "thesis.tex").write_text("precious")
-    return ["fit", files["train"]], r"run already holds files; continue its run with --resume or choose another --out"
-
-
-def occupied_resume(files, folder):
-    occupied(files, folder)
-    return ["fit", files["train"], "--resume"], r"run already holds files"
-
-
-def value_without_key(files, _folder):
-    return ["fit", files["train"], "--set", "sampler.batch_size"], r"--set sampler\.batch_size has no value"
-
-
-def section_of_a_value(files, _folder):
-    return ["fit", files["train"], "--set", "model.cutoff.x=1"], r"cutoff is a value and no section"
-
-
-def wrong_type(files, _folder):
-    return ["fit", files["train"], "--set", "model.cutoff=long"], r"model\.cutoff in the command line must be float"
-
-
-def two_configurations(files, _folder):
-    return ["fit", files["train"], "--preset", "tiny", "--config", "x.yaml"], r"Both --preset and --config are given"
-
-
-def too_many_asked(files, _folder):
-    return ["fit", files["train"], "--valid", "10", "--test", "10"], r"20 structures and 10 for --valid and 10 for"
-
-
-def malformed_part(files, _folder):
-    return ["fit", files["train"], "--valid", "1.5"], r"--valid 1\.5 is no fraction below 1"
-
-
-def large_batch(files, _folder):
-    return ["fit", files["train"], "--set", "sampler.batch_size=50"], r"batch_size is 50 and the training set has 18"
-
-
-CASES = [
-    missing,
-    empty,
-    unreadable_frame,
-    nan_label,
-    no_labels,
-    unknown_element,
-    unknown_element_in_valid,
-    unknown_key,
-    unknown_key_in_file,
-    occupied,
-    occupied_resume,
-    value_without_key,
-    section_of_a_value,
-    wrong_type,
-    two_configurations,
-    too_many_asked,
-    malformed_part,
-    large_batch,
-]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_bad_input_is_one_sentence_and_touches_nothing(case, files, tmp_path, capsys):
-    arguments, sentence = case(files, tmp_path)
-    before = contents(tmp_path)
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
-    printed = capsys.readouterr()
-    assert re.fullmatch(r"error: [^\n]*\.\n", printed.err), printed.err
-    assert re.search(sentence, printed.err), printed.err
-    assert contents(tmp_path) == before
-    assert (tmp_path / "run").exists() == case.__name__.startswith("occupied")
 
 
 def test_a_finished_run_is_not_overwritten(run, files, capsys):
@@ -370,11 +227,6 @@ def test_demo_fits_shows_and_continues(tmp_path, capsys, monkeypatch):
     assert contents(out) == before
 
 
-def environment() -> dict[str, str]:
-    """Of a subprocess that shares the compilation cache of the tests."""
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
-
-
 def test_help_does_not_wait_for_jax():
     script = (
         "import sys; from bnn_jax.cli import main; code = main(['fit', '--help']); "
@@ -382,6 +234,13 @@ def test_help_does_not_wait_for_jax():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_closes_the_pipe_sees_no_traceback():
+    script = "import sys; from bnn_jax.cli import main; sys.exit(main())"
+    command = f"{sys.executable} -c '{script}' data list | head -n 1"
+    done = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "name", "")
 
 
 def test_console_script_reports_bad_input_without_a_traceback(tmp_path):

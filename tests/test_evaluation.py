@@ -111,3 +111,10 @@ def test_convergence_sees_chains_that_disagree(test_set):
 def test_too_few_samples_give_nan(test_set):
     few = molecular_posterior(ammonia(), num_samples=3)
     assert np.isnan(convergence(few, test_set)["rhat"]).all()
+
+
+def test_a_prediction_that_overflows_is_named(posterior, predictive, test_set):
+    stds = predictive.forces_std.copy()
+    stds[2 * 4 + 1, 0] = np.inf
+    with pytest.raises(InputError, match=r"prediction for structure 2 of the test set is not finite \(1 such"):
+        score(predictive._replace(forces_std=stds), test_set, posterior.num_samples)

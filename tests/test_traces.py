@@ -7,7 +7,7 @@ import jraph
 import numpy as np
 import pytest
 
-from bnn_jax.atoms import Dataset, size_ladder
+from bnn_jax.atoms import Dataset
 from bnn_jax.atoms.statistics import compute
 from bnn_jax.config import Config
 from bnn_jax.methods import sghmc
@@ -71,7 +71,7 @@ def test_long_lists_are_padded_by_an_eighth_at_most() -> None:
     statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
     sizes = []
 
-    def record(samples, packed, indices, num_nodes, num_edges):
+    def record(_samples, _packed, indices, num_nodes, num_edges):
         sizes.append((num_nodes, num_edges))
         return jax.tree.map(lambda leaf: leaf[None], cheap_apply(1.0, fake_graph(indices, num_nodes)))
 

@@ -29,7 +29,7 @@ def run(command: Demo) -> None:
     """
     out = Path(command.out)
     if (out / "run.json").exists():
-        print(f"{out} holds a demo already: it is continued where it stopped.")
+        print(f"{out} holds a demo already, which is continued or finished.")
     settings = tuple(f"{key}={value}" for key, value in DEMO.items())
     posterior = fit.run(
         Fit(

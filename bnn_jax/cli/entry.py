@@ -1,6 +1,8 @@
 """From the command line to a command and from its end to an exit code."""
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for wrong input, 3 for a chain that diverged, 130 for an interrupt.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing must be flushed into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from bnn_jax import __version__
 
@@ -36,11 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(Command, prog="bnn-jax", description=_DESCRIPTION, args=arguments, config=config)
     except SystemExit as stop:  # help, or tyro's own sentence about a wrong argument
         return int(stop.code or 0)
-    return _run(command)
+    return _execute(command)
 
 
-def _run(command: Command) -> int:
+def _spread_over_cores() -> None:
+    """Let JAX see each processor core as a device, over which ``fit`` spreads its chains.
+
+    XLA runs the small arrays of one chain on one core. The choice must precede the first computation; where that has
+    been, or where the user has chosen, it is left as it is.
+    """
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def _execute(command: Command) -> int:
     try:
+        if isinstance(command, Fit | Demo):
+            _spread_over_cores()
         importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
     except KeyboardInterrupt:
         hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")

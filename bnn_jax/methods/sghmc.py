@@ -133,14 +133,14 @@ def _build(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[Callab
     keys = jax.random.split(jax.random.fold_in(rng_key, 0), sampler.num_chains)
     graph = example_graph(config.model)
     position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(keys)
-    return chain.build_chunk(step, lambda data, indices: gather_batch(data, indices, *sizes)), plan, position
+    minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
+    return chain.build_chunk(step, minibatch, sampler.num_chains), plan, position
 
 
 def _batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
-    """Padded sizes that hold any minibatch, so that one shape serves the whole run."""
-    atoms, edges = np.diff(packed.node_offset), np.diff(packed.edge_offset)
-    most_atoms, most_edges = np.argsort(atoms)[-batch_size:], np.argsort(edges)[-batch_size:]
-    return batch_size_needed(packed, most_atoms)[0], batch_size_needed(packed, most_edges)[1]
+    """Padded sizes that just hold any minibatch: one shape serves the whole run, so there is no need of a ladder."""
+    atoms, edges = (np.sort(np.diff(offset))[-batch_size:].sum() for offset in (packed.node_offset, packed.edge_offset))
+    return int(atoms) + 1, max(int(edges), 1)
 
 
 def _room_for_samples(position: Params, num_samples: int) -> Params:

@@ -6,7 +6,7 @@ import e3nn_jax as e3nn
 
 
 class Path(NamedTuple):
-    """One term of the tensor product of features and spherical harmonics: input irrep, harmonic degree, output irrep."""
+    """One term of the tensor product of features and spherical harmonics: input, harmonic degree, output."""
 
     source: e3nn.Irrep
     degree: int

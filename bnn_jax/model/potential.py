@@ -1,4 +1,4 @@
-"""The stochastic potential: energy, forces, stress and standard deviations as pure functions of parameters and graph."""
+"""The stochastic potential: energy, forces, stress and stds as pure functions of parameters and graph."""
 
 import flax.linen as nn
 import jax
@@ -81,7 +81,7 @@ def nequip(config: ModelConfig) -> Potential:
         return Prediction(
             energy=per_structure(atom_energies),
             forces=forces,
-            stress=_stress(graph, vectors, pulls, per_structure, structure[receivers]),
+            stress=_stress(graph, vectors, pulls, structure[receivers]),
             energy_std=config.scale * jnp.sqrt(per_structure(jnp.exp(2 * energy_log_std))),
             forces_std=config.scale * jnp.exp(forces_log_std),
             atom_energies=atom_energies,
@@ -91,11 +91,10 @@ def nequip(config: ModelConfig) -> Potential:
     return Potential(init, apply)
 
 
-def _stress(graph, vectors, pulls, per_structure, edge_structure) -> Float[Array, "structure 3 3"] | None:
-    """Strain derivative over volume: an edge vector r becomes r + strain r, so it is the sum of r (dE/dr) outer products."""
+def _stress(graph, vectors, pulls, edge_structure) -> Float[Array, "structure 3 3"] | None:
+    """Strain derivative over volume: an edge vector r becomes r + strain r, so it is the sum of r (dE/dr)^T."""
     if "cell" not in graph.globals:
         return None
-    del per_structure
     outer = -vectors[:, :, None] * pulls[:, None, :]
     virial = jax.ops.segment_sum(outer, edge_structure, graph.n_node.shape[0], indices_are_sorted=True)
     virial = (virial + virial.swapaxes(1, 2)) / 2

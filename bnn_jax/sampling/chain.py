@@ -7,12 +7,13 @@ resumed in between, therefore changes nothing.
 
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
@@ -88,17 +89,23 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
     return step
 
 
-def build_chunk(step: Callable, minibatch_fn: Callable) -> Callable:
-    """Many steps of many chains in one compiled call.
+def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Callable:
+    """Many steps of many chains in one compiled call, the chains spread evenly over devices.
+
+    Chains never communicate: each device runs its own loop over its own chains, as many devices as divide them.
 
     Args:
         step: from :func:`build_step`.
         minibatch_fn: ``(data, indices [batch]) -> minibatch``, pure.
+        num_chains: length of the leading axis of the states.
 
     Returns:
         ``chunk(states, data, plan [step, chain, batch], num_steps) -> (states, infos [step, chain])``, jitted; it takes
         the first ``num_steps`` of the plan, so that one compilation serves chunks of any length.
     """
+    num_devices = max(n for n in range(1, len(jax.devices()) + 1) if num_chains % n == 0)
+    mesh = Mesh(np.array(jax.devices()[:num_devices]), ("chain",))
+    chains, steps = PartitionSpec("chain"), PartitionSpec(None, "chain")
 
     def one_chain(state: ChainState, data: Any, indices: Int[Array, " batch"]) -> tuple[ChainState, StepInfo]:
         return step(state, minibatch_fn(data, indices))
@@ -106,7 +113,14 @@ def build_chunk(step: Callable, minibatch_fn: Callable) -> Callable:
     all_chains = jax.vmap(one_chain, in_axes=(0, None, 0))
 
     @jax.jit
-    def chunk(states: ChainState, data: Any, plan: Int[Array, "step chain batch"], num_steps: Int[Array, ""]):
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(chains, PartitionSpec(), steps, PartitionSpec()),
+        out_specs=(chains, steps),
+        check_vma=False,
+    )
+    def chunk(states: ChainState, data: Any, plan: Int[Array, "step chain batch"], num_steps: Int[Array, ""]) -> Any:
         _, shape = jax.eval_shape(all_chains, states, data, plan[0])
         infos = jax.tree.map(lambda leaf: jnp.zeros((plan.shape[0], *leaf.shape), leaf.dtype), shape)
 

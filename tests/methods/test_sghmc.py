@@ -1,7 +1,12 @@
-"""Promises 3, 5 and 8 of a whole run: resume bit for bit, chains independent, divergence stops at a sound checkpoint."""
+"""Promises 3, 5 and 8 of a whole run: resume bit for bit, independent chains, divergence stops at a checkpoint."""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -26,15 +31,9 @@ SAMPLER = {
     "log_every": 5,
     "step_size_first": 1e-3,
 }
-MODEL = {
-    "num_blocks": 2,
-    "num_features": 2,
-    "l_max": 1,
-    "cutoff": 3.0,
-    "num_bessel": 4,
-    "radial_hidden": [4],
-    "std_hidden": [4],
-}
+# The least of a network: what is tested is all around it, and every run traces it anew.
+MODEL = {"num_blocks": 1, "num_features": 2, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
+MODEL |= {"std_hidden": []}
 LOG_STEPS = [5, 10, 12, 15, 18, 20, 24]
 
 
@@ -72,6 +71,32 @@ def assert_same_samples(first: Posterior, second: Posterior) -> None:
 
 def log_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+
+
+COMPILED = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_once() -> Iterator[None]:
+    """Runs that differ in nothing that is compiled share it: a resumed run takes the chunk of the one before."""
+    build, valid_error = sghmc._build, sghmc._valid_error
+
+    def shared_build(rng_key, packed, config):
+        key = (str(jax.random.key_data(rng_key)), config, packed.positions.shape, packed.senders.shape)
+        if key not in COMPILED:
+            COMPILED[key] = build(rng_key, packed, config)
+        return COMPILED[key]
+
+    def shared_valid_error(valid, config, statistics):
+        key = None if valid is None else (valid.fingerprint(), config.model)
+        if key not in COMPILED:
+            COMPILED[key] = valid_error(valid, config, statistics)
+        return COMPILED[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sghmc, "_build", shared_build)
+        patched.setattr(sghmc, "_valid_error", shared_valid_error)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +172,26 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert one == other
 
 
+@pytest.mark.slow
+def test_killed_by_a_signal_and_resumed_in_another_process(
+    uninterrupted: tuple[Posterior, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    command = "import sys, pathlib; from tests.methods import test_sghmc as t; t.sghmc.CHECKPOINT_SECONDS = 0.0; "
+    command += "t.run(pathlib.Path(sys.argv[1]))"
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", command, str(path)], cwd=root)
+    try:
+        while process.poll() is None and not list(path.glob("checkpoint-*")):
+            time.sleep(0.001)
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert_same_samples(run(path, resume=True), uninterrupted[0])
+
+
 def test_resuming_a_finished_run_changes_nothing(uninterrupted: tuple[Posterior, Path]) -> None:
     posterior, path = uninterrupted
     before = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -169,7 +214,7 @@ def test_a_chain_alone_equals_the_first_of_several(uninterrupted: tuple[Posterio
     for one, several in zip(leaves(alone), leaves(uninterrupted[0]), strict=True):
         # 24 steps of float32, in which a step's rounding (1e-7) grows little at these step sizes
         assert_allclose(one, several[:3], rtol=1e-3, atol=1e-4)
-        assert np.abs(several[3:] - several[:3]).max() > 1e-2
+        assert np.abs(several[3:] - several[:3]).max() > 1e-3
 
 
 def test_another_seed_gives_other_samples(uninterrupted: tuple[Posterior, Path]) -> None:
@@ -180,14 +225,15 @@ def test_another_seed_gives_other_samples(uninterrupted: tuple[Posterior, Path])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": train_set(seed=5)}, "was sampled on other training data; give the same data or choose another --out"),
+        (
+            {"train": train_set(seed=5)},
+            "was sampled on other training data; give the same data or choose another --out",
+        ),
         ({"seed": 1}, "has another seed or configuration; leave them out to resume, or choose another --out"),
         ({"config": config_of(alpha=0.2)}, "has another seed or configuration; leave them out to resume"),
     ],
 )
-def test_another_run_is_not_continued(
-    options: dict, message: str, uninterrupted: tuple[Posterior, Path]
-) -> None:
+def test_another_run_is_not_continued(options: dict, message: str, uninterrupted: tuple[Posterior, Path]) -> None:
     path = uninterrupted[1]
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     with pytest.raises(InputError, match=message) as error:
@@ -219,7 +265,7 @@ def test_divergence_stops_at_a_sound_checkpoint(tmp_path: Path) -> None:
         arrays = load_file(path)
         assert all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
     assert all(np.isfinite(value) for row in log_rows(tmp_path) for value in row.values())
-    with pytest.raises(InputError, match="holds no posterior.safetensors: its run has not finished"):
+    with pytest.raises(InputError, match=r"holds no posterior\.safetensors: its run has not finished"):
         Posterior.load(tmp_path)
     # It resumes from there, and diverges at the same step again.
     with pytest.raises(sghmc.DivergenceError, match=text.split(":")[0]):
@@ -259,4 +305,4 @@ def test_energies_alone_and_forces_alone_are_enough() -> None:
         for atoms in train:
             atoms.calc = SinglePointCalculator(atoms, **{name: atoms.calc.results[name]})
         posterior = run(train=Dataset.from_atoms(train), config=config_of(num_chains=1, num_samples=1))
-        assert posterior.num_samples == 1
+        assert all(np.isfinite(leaf).all() for leaf in leaves(posterior))

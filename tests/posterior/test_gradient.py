@@ -100,7 +100,9 @@ def test_sign_and_scale_are_those_of_blackjax() -> None:
         composition, energy = datum
         return jax.scipy.stats.norm.logpdf(energy, composition @ params["energies"], jnp.exp(params["log_std"]))
 
-    reference = gradients.grad_estimator(lambda params: normal_log_prior(params, 0.1, 0.7), log_likelihood_fn, DATA_SIZE)
+    reference = gradients.grad_estimator(
+        lambda params: normal_log_prior(params, 0.1, 0.7), log_likelihood_fn, DATA_SIZE
+    )
     _, gradient = value_and_grad_estimator(ESTIMATE)(weights(), no_forces)
     assert_trees_close(gradient, reference(weights(), (jnp.asarray(counts), jnp.asarray(packed.energy[known]))))
 

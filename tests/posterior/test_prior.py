@@ -48,5 +48,5 @@ def test_gradient_pulls_towards_the_mean() -> None:
 
 
 def test_mean_of_another_structure_is_refused() -> None:
-    with pytest.raises(ValueError, match="[Dd]ict key mismatch|structure"):
+    with pytest.raises(ValueError, match=r"[Dd]ict key mismatch|structure"):
         normal_log_prior(weights(0), {"bias": jnp.zeros(4)}, 1.0)

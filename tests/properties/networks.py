@@ -1,6 +1,7 @@
 """Tiny networks with generic weights, and their predictions of a list of structures, one at a time, without padding."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,9 @@ class Result(NamedTuple):
 
 def config_of(**options) -> ModelConfig:
     base = {"num_blocks": 2, "num_features": 4, "l_max": 2, "num_bessel": 4, "radial_hidden": (8,), "std_hidden": (4,)}
-    return ModelConfig(**base | {"cutoff": CUTOFF, "species": SPECIES, "avg_num_neighbors": 2.0, "scale": 1.7} | options)
+    return ModelConfig(
+        **base | {"cutoff": CUTOFF, "species": SPECIES, "avg_num_neighbors": 2.0, "scale": 1.7} | options
+    )
 
 
 def generic(params: Params, seed: int = 1) -> Params:
@@ -94,7 +97,7 @@ def split(prediction: Prediction, num_atoms: Sequence[int]) -> list[Result]:
     prediction = jax.device_get(prediction)
     offsets = np.concatenate([[0], np.cumsum(num_atoms)])
     results = []
-    for i, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for i, (first, last) in enumerate(itertools.pairwise(offsets)):
         per_structure = ("energy", "energy_std", "stress")
         fields = prediction._asdict().items()
         results.append(

@@ -22,8 +22,11 @@ def separated() -> ase.Atoms:
 
 @each_variant
 def test_smooth_at_the_cutoff(variant: str) -> None:
-    """What an atom adds goes as the fourth power of its distance to the cutoff: three of the envelope, one of the Bessel
-    functions. Value, force and second derivative are therefore continuous there."""
+    """Value, force and second derivative are continuous.
+
+    What an atom adds goes as the fourth power of its distance to the cutoff: three of the envelope, one of the Bessel
+    functions.
+    """
     net = network(variant)
     gaps = np.array([4e-2, 2e-2, 1e-2])
     apart, *near = evaluate(net, [separated(), *(carbon_near(CUTOFF - gap) for gap in gaps)])

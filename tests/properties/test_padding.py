@@ -1,10 +1,12 @@
 """Promise 1: padding changes nothing, and a batch equals its structures one by one; single precision is enough."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bnn_jax.atoms import Dataset, gather_batch, pack
+from bnn_jax.posterior import log_likelihood
 from tests import systems
 from tests.properties.networks import SPECIES, assert_close, cast, each_variant, evaluate, graph_of, network, split
 
@@ -49,6 +51,22 @@ def test_padding_has_no_energy_no_forces_and_no_nan() -> None:
         np.testing.assert_array_equal(values[num_atoms:], 0)
     for values in (prediction.energy, prediction.stress):
         np.testing.assert_array_equal(values[len(structures()) :], 0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_empty_places_of_a_batch_have_no_gradient() -> None:
+    """The std of a structure without atoms is zero, where a square root has no derivative."""
+    net = network("l_max 0")
+    train = Dataset.from_atoms(systems.labelled_series(systems.water(), 2))
+    packed = pack(train, net.config.cutoff, SPECIES, np.zeros(len(SPECIES)), np.float64)
+
+    def log_density(params, indices):
+        batch = gather_batch(packed, indices, 16, 32)
+        return jnp.sum(log_likelihood(net.apply(params, batch.graph), batch, 1.0))
+
+    gradient = jax.jit(jax.grad(log_density))
+    full, with_empty = gradient(net.params, np.array([0, 1])), gradient(net.params, np.array([0, 1, -1, -1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), with_empty, full)
 
 
 @pytest.mark.usefixtures("x64")

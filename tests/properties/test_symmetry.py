@@ -1,11 +1,11 @@
-"""Promise 1: energies and standard deviations are invariant, forces and stress covariant, under E(3) and relabelling."""
+"""Promise 1: energies and stds are invariant, forces and stress covariant, under E(3) and relabelling."""
 
 import ase
 import numpy as np
 import pytest
 
 from tests import systems
-from tests.properties.networks import assert_close, each_variant, evaluate, network
+from tests.properties.networks import assert_close, each_variant, evaluate, graph_of, network
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -139,8 +139,6 @@ def test_cell_smaller_than_the_cutoff() -> None:
 
 def in_one_piece(cluster: ase.Atoms) -> np.ndarray:
     """Atom energies of a cluster larger than the common shape."""
-    from tests.properties.networks import graph_of
-
     net = network()
     graph = graph_of([cluster], (1, len(cluster) + 1, 18 * len(cluster)))
     return np.asarray(net.apply(net.params, graph).atom_energies)[: len(cluster)]

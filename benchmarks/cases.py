@@ -1,0 +1,75 @@
+"""What the benchmarks time: one SGHMC step, and predictions, of a preset on displaced ethanol."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.peers.systems import ethanol_structures
+from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_size_needed, gather_batch, pack
+from bnn_jax.config import Config, PresetName
+from bnn_jax.methods import sghmc
+from bnn_jax.methods.base import example_graph, fill_model_config
+from bnn_jax.model import nequip
+from bnn_jax.posterior import log_density_estimator, normal_log_prior
+from bnn_jax.predict import build_predictor
+from bnn_jax.sampling import chain
+from bnn_jax.types import Batch, Params, Potential
+
+PRESETS: tuple[PresetName, ...] = ("tiny", "small", "paper")
+DATA_SIZE = 100
+
+
+class Case(NamedTuple):
+    """A preset with its potential and its data on the device."""
+
+    preset: PresetName
+    config: Config
+    potential: Potential
+    statistics: Statistics
+    packed: PackedData
+
+    def minibatch(self) -> Batch:
+        """A minibatch of the sampler, padded as ``fit`` pads it."""
+        batch_size = self.config.sampler.batch_size
+        return gather_batch(self.packed, jnp.arange(batch_size), *sghmc._batch_bound(self.packed, batch_size))
+
+    def params(self, num_samples: int) -> Params:
+        """Initial weights, which cost what samples of the posterior cost."""
+        graph = example_graph(self.config.model)
+        keys = jax.random.split(jax.random.key(0), num_samples)
+        return jax.jit(jax.vmap(lambda key: self.potential.init(key, graph)))(keys)
+
+
+def build_case(preset: PresetName) -> Case:
+    """A preset fitted to the statistics of :data:`DATA_SIZE` structures of ethanol."""
+    config = Config.preset(preset)
+    dataset = Dataset.from_atoms(ethanol_structures(DATA_SIZE))
+    statistics = dataset.statistics(config.model.cutoff)
+    config = replace(config, model=fill_model_config(config.model, statistics))
+    packed = pack(dataset, config.model.cutoff, statistics.species, statistics.shifts)
+    return Case(preset, config, nequip(config.model), statistics, jax.device_put(packed))
+
+
+def build_estimate(case: Case) -> Callable:
+    """``(params, batch) -> (log density, parts)``, as ``fit`` has it."""
+    prior = lambda params: normal_log_prior(params, 0.0, case.config.posterior.prior_std)  # noqa: E731
+    return log_density_estimator(case.potential.apply, prior, DATA_SIZE, case.config.posterior.stress_std)
+
+
+def build_steps(case: Case, num_steps: int) -> tuple[Callable, tuple[Any, ...]]:
+    """So many steps of one chain in one compiled call, built by ``fit`` itself, and the call's arguments."""
+    chunk, plan, position = sghmc._build(jax.random.key(0), case.packed, case.config)
+    states = jax.vmap(chain.init)(jax.random.split(jax.random.key(1), 1), position)
+    return chunk, (states, case.packed, plan(0, num_steps), np.int32(num_steps))
+
+
+def build_predictions(case: Case, num_samples: int, num_structures: int) -> tuple[Callable, tuple[Any, ...]]:
+    """Energies, forces and standard deviations of every sample in one compiled call, and the call's arguments."""
+    predictor = build_predictor(case.potential.apply, samples_at_once=num_samples)
+    indices = np.arange(num_structures, dtype=np.int32)
+    sizes = batch_size_needed(case.packed, indices)
+    return predictor, (case.params(num_samples), case.packed, indices, *sizes)

@@ -1,0 +1,46 @@
+"""Paired timings, and Markdown."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from benchmarks.peers import compare
+
+
+def environment() -> str:
+    """Hardware, load, versions and JAX's device in one line, to stand beside every table."""
+    return f"{compare.environment([])} Device: {jax.devices()[0].device_kind}."
+
+
+def paired(calls: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[float]]:
+    """Wall times in ms of calls that take turns, round by round, so that what else the machine does meets them alike.
+
+    Each is called once before, to compile; each returns the arrays to wait for.
+    """
+    for call in calls.values():
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(num_rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def row(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def head(*names: str) -> str:
+    """The first two lines of a Markdown table: the first column to the left, the others to the right."""
+    return f"{row(*names)}\n{row('---', *['---:'] * (len(names) - 1))}"

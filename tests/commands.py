@@ -1,0 +1,31 @@
+"""What tests of the command line share: tiny settings, files and folders."""
+
+import os
+from pathlib import Path
+
+import ase.io
+import jax
+from ase import Atoms
+
+MODEL = {"num_blocks": 1, "num_features": 4, "radial_hidden": [8], "std_hidden": [8]}
+SAMPLER = {"convergence_steps": 12, "cycle_steps": 4, "num_samples": 4, "batch_size": 5, "log_every": 4}
+SETTINGS = [
+    part
+    for section, values in (("model", MODEL), ("sampler", SAMPLER))
+    for key, value in values.items()
+    for part in ("--set", f"{section}.{key}={value}")
+]
+
+
+def write(path: Path, structures: list[Atoms]) -> str:
+    ase.io.write(path, structures, format="extxyz")
+    return str(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def environment() -> dict[str, str]:
+    """Of a subprocess that shares the compilation cache of the tests."""
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
