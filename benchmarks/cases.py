@@ -35,7 +35,7 @@ class Case(NamedTuple):
     def minibatch(self) -> Batch:
         """A minibatch of the sampler, padded as ``fit`` pads it."""
         batch_size = self.config.sampler.batch_size
-        return gather_batch(self.packed, jnp.arange(batch_size), *sghmc._batch_bound(self.packed, batch_size))
+        return gather_batch(self.packed, jnp.arange(batch_size), *sghmc.batch_bound(self.packed, batch_size))
 
     def params(self, num_samples: int) -> Params:
         """Initial weights, which cost what samples of the posterior cost."""
@@ -45,8 +45,9 @@ class Case(NamedTuple):
 
 
 def build_case(preset: PresetName) -> Case:
-    """A preset fitted to the statistics of :data:`DATA_SIZE` structures of ethanol."""
+    """A preset, with one chain, fitted to the statistics of :data:`DATA_SIZE` structures of ethanol."""
     config = Config.preset(preset)
+    config = replace(config, sampler=replace(config.sampler, num_chains=1))
     dataset = Dataset.from_atoms(ethanol_structures(DATA_SIZE))
     statistics = dataset.statistics(config.model.cutoff)
     config = replace(config, model=fill_model_config(config.model, statistics))
@@ -62,7 +63,7 @@ def build_estimate(case: Case) -> Callable:
 
 def build_steps(case: Case, num_steps: int) -> tuple[Callable, tuple[Any, ...]]:
     """So many steps of one chain in one compiled call, built by ``fit`` itself, and the call's arguments."""
-    chunk, plan, position = sghmc._build(jax.random.key(0), case.packed, case.config)
+    chunk, plan, position = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
     states = jax.vmap(chain.init)(jax.random.split(jax.random.key(1), 1), position)
     return chunk, (states, case.packed, plan(0, num_steps), np.int32(num_steps))
 

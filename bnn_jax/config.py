@@ -55,7 +55,8 @@ class PosteriorConfig:
     prior_std: float = 1.0
     """Standard deviation of the normal prior of every weight (Rensmeyer 2024, section 3.2)."""
     stress_std: float = 0.002
-    """Standard deviation of a stress component, in eV/Angstrom^3, used where stress labels are given."""
+    """Standard deviation of a diagonal stress component, in eV/Angstrom^3, used where stress labels are given; that of
+    an off-diagonal one is smaller by the root of two, so that the density does not depend on the orientation."""
 
 
 @dataclass(frozen=True)

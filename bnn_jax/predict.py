@@ -93,12 +93,12 @@ def predict(
     packed = pack(_centred(dataset), cutoff, statistics.species, statistics.shifts, dtype)
     num_edges = np.diff(packed.edge_offset)
     batch_size = int(np.clip(EDGES_PER_BATCH // max(num_edges.mean(), 1), 1, len(dataset)))
-    plan = np.full((-(-len(dataset) // batch_size), batch_size), -1, np.int32)
-    plan.reshape(-1)[: len(dataset)] = np.arange(len(dataset))
     # Short lists come in all lengths and cost little: coarse padding saves compilations. Long ones cost what they hold.
     is_short = sizes is None and num_edges.sum() <= EDGES_PER_BATCH
     round_up = _power_of_two if is_short else size_ladder
-    plan = np.pad(plan, ((0, 0), (0, round_up(batch_size) - batch_size)), mode="constant", constant_values=-1)
+    plan = np.full((-(-len(dataset) // batch_size), round_up(batch_size)), -1, np.int32)
+    structures = np.arange(len(dataset))
+    plan[structures // batch_size, structures % batch_size] = structures
     num_nodes, most_edges = batch_size_needed(packed, plan)
     padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
     on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]))
@@ -135,8 +135,9 @@ def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int
     more |= dict.fromkeys(("senders", "receivers", "shifts"), max(round_up(num_edges), least_edges) - num_edges)
 
     def padded(field: str, array: np.ndarray) -> np.ndarray:
-        widths = [(0, more.get(field, more_structures))] + [(0, 0)] * (array.ndim - 1)
-        return np.pad(array, widths, mode="edge" if field.endswith("_offset") else "constant")
+        fill = array[-1] if field.endswith("_offset") else np.zeros_like(array[0])
+        rows = np.broadcast_to(fill, (more.get(field, more_structures), *array.shape[1:]))
+        return np.concatenate([array, rows.astype(array.dtype)])
 
     rows: dict[str, Any] = {
         field: None if array is None else padded(field, array) for field, array in packed._asdict().items()

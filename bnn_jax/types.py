@@ -1,7 +1,7 @@
 """The types that every room shares, and the order of their axes: ``sample, structure | atom | edge, xyz``."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jraph
@@ -12,7 +12,20 @@ PRNGKey = jax.Array
 Params = Any
 """A pytree of arrays. Stacked parameters carry a leading ``sample`` axis on every leaf."""
 
-AtomGraph = jraph.GraphsTuple
+if TYPE_CHECKING:
+
+    class AtomGraph(NamedTuple):
+        """What a type checker should know of the :class:`jraph.GraphsTuple` that it is."""
+
+        nodes: dict[str, Array]
+        edges: dict[str, Array]
+        receivers: Array
+        senders: Array
+        globals: dict[str, Array]
+        n_node: Array
+        n_edge: Array
+else:
+    AtomGraph = jraph.GraphsTuple
 """A padded batch of structures; :mod:`bnn_jax.atoms.graph` says what its fields hold."""
 
 

@@ -12,7 +12,6 @@ from bnn_jax.atoms.statistics import compute
 from bnn_jax.config import Config
 from bnn_jax.methods import sghmc
 from bnn_jax.predict import EDGES_PER_BATCH, build_predictor, predict
-from bnn_jax.sampling import chain
 from bnn_jax.types import Prediction
 from tests import systems
 
@@ -94,8 +93,6 @@ def test_neighbouring_lengths_share_a_compilation() -> None:
 
 def test_a_run_compiles_its_steps_once_and_its_validation_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over minibatches of mixed sizes, chunks of all lengths, samples and the log."""
-    chunks, build_chunk = [], chain.build_chunk
-    monkeypatch.setattr(chain, "build_chunk", lambda *args: chunks.append(build_chunk(*args)) or chunks[-1])
     applied, nequip = [], sghmc.nequip
 
     def counting(config):
@@ -112,6 +109,5 @@ def test_a_run_compiles_its_steps_once_and_its_validation_once(monkeypatch: pyte
         jax.random.key(0), Dataset.from_atoms(train), Dataset.from_atoms(valid), config, progress=False
     )
     assert posterior.num_samples == 3
-    assert [chunk._cache_size() for chunk in chunks] == [1]
     # Python reaches the network only when something is traced: twice for the chunk (shapes first), once for validation.
     assert len(applied) <= 3

@@ -17,7 +17,8 @@ draws its minibatches inside ``scan``, without a word to the host.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -259,14 +260,19 @@ def edge_vectors(graph: AtomGraph) -> Float[Array, "edge 3"]:
 
 def node_mask(graph: AtomGraph) -> Bool[Array, " atom"]:
     """True for real nodes, False for padding."""
-    return jraph.get_node_padding_mask(graph)
+    return _mask(jraph.get_node_padding_mask, graph)
 
 
 def edge_mask(graph: AtomGraph) -> Bool[Array, " edge"]:
     """True for real edges, False for padding."""
-    return jraph.get_edge_padding_mask(graph)
+    return _mask(jraph.get_edge_padding_mask, graph)
 
 
 def structure_mask(graph: AtomGraph) -> Bool[Array, " structure"]:
     """True for real structures, False for padding."""
-    return jraph.get_graph_padding_mask(graph)
+    return _mask(jraph.get_graph_padding_mask, graph)
+
+
+def _mask(mask_fn: Callable[[Any], Any], graph: AtomGraph) -> Array:
+    """A mask of jraph's, whose annotations know fields as trees of anything only."""
+    return mask_fn(graph)

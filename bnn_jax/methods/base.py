@@ -113,7 +113,8 @@ class Posterior:
         metadata = read_metadata(file)
         if metadata.get("format") != FORMAT_VERSION:
             raise InputError(
-                f"{file} has posterior format {metadata.get('format')}, not {FORMAT_VERSION}; use the version that wrote it."
+                f"{file} has posterior format {metadata.get('format')}, not {FORMAT_VERSION};"
+                " use the version that wrote it."
             )
         config = Config.from_yaml_text(metadata["config"], source=str(file))
         fields = json.loads(metadata["statistics"])

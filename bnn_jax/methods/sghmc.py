@@ -83,7 +83,7 @@ def fit(
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
     valid_error = _valid_error(valid, config, statistics)
     run = None if out is None else _run_folder(Path(out), config, seed, train, valid, resume, metadata)
-    chunk, plan, position = _build(rng_key, packed, config)
+    chunk, plan, position = build_chains(rng_key, packed, config)
     chains = config.sampler.num_chains
     states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), chains), position)
     start = _Progress(states, _room_for_samples(position, config.sampler.num_samples), jnp.zeros((), jnp.int32))
@@ -113,18 +113,29 @@ def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
         raise InputError("The training set has no energy and no forces; give labelled structures or name their keys.")
     if valid is not None and (unknown := set(valid.species) - set(train.species)):
         raise InputError(
-            f"The validation set has atomic numbers {sorted(unknown)} that the training set lacks; split them differently."
+            f"The validation set has atomic numbers {sorted(unknown)} that the training set lacks;"
+            " split them differently."
         )
 
 
-def _build(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[Callable, Callable, Params]:
-    """The compiled chunk, the plan of minibatches, and one start of each chain."""
+def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[Callable, Callable, Params]:
+    """What :func:`fit` runs.
+
+    Args:
+        rng_key: of the starts and the minibatches.
+        packed: the training set.
+        config: of the run, with the model's data-dependent fields filled in.
+
+    Returns:
+        The compiled chunk (:func:`chain.build_chunk`), the plan of minibatches (``(first_step, num_steps)`` to indices
+        ``[step, chain, batch]``), and the starting weights with a leading chain axis.
+    """
     sampler, data_size = config.sampler, len(packed.energy)
     potential = nequip(config.model)
     prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
     estimate = log_density_estimator(potential.apply, prior, data_size, config.posterior.stress_std)
     step = chain.build_step(value_and_grad_estimator(estimate), data_size, sampler)
-    sizes = _batch_bound(packed, sampler.batch_size)
+    sizes = batch_bound(packed, sampler.batch_size)
     seed = tuple(np.asarray(jax.random.key_data(rng_key)).tolist())
 
     def plan(first_step: int, num_steps: int):
@@ -137,7 +148,7 @@ def _build(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[Callab
     return chain.build_chunk(step, minibatch, sampler.num_chains), plan, position
 
 
-def _batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
+def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
     """Padded sizes that just hold any minibatch: one shape serves the whole run, so there is no need of a ladder."""
     atoms, edges = (np.sort(np.diff(offset))[-batch_size:].sum() for offset in (packed.node_offset, packed.edge_offset))
     return int(atoms) + 1, max(int(edges), 1)

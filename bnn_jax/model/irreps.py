@@ -38,16 +38,16 @@ def layer_irreps(num_blocks: int, l_max: int, parity: bool) -> tuple[tuple[e3nn.
     Returns:
         ``num_blocks + 1`` tuples; the first and the last are the even scalar alone.
     """
-    scalar = e3nn.Irrep("0e")
+    scalar = e3nn.Irrep(0, 1)
     allowed = [
         e3nn.Irrep(degree, sign) for degree in range(l_max + 1) for sign in (1, -1) if parity or sign == (-1) ** degree
     ]
-    reachable = [(scalar,)]
+    reachable: list[tuple[e3nn.Irrep, ...]] = [(scalar,)]
     for _ in range(num_blocks):
         targets = {path.target for path in product_paths(reachable[-1], tuple(allowed), l_max)}
         # The self-connection carries over what is there already.
         reachable.append(tuple(irrep for irrep in allowed if irrep in targets or irrep in reachable[-1]))
-    useful = [(scalar,)]
+    useful: list[tuple[e3nn.Irrep, ...]] = [(scalar,)]
     for layer in range(num_blocks - 1, 0, -1):
         paths = product_paths(reachable[layer], useful[0], l_max)
         sources = {path.source for path in paths} | set(useful[0])

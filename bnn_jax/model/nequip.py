@@ -12,7 +12,7 @@ from bnn_jax.model.irreps import Path, layer_irreps, product_paths
 from bnn_jax.model.radial import MLP, bessel_basis, silu, tanh
 
 NORMAL = nn.initializers.normal(1.0)
-SCALAR = e3nn.Irrep("0e")
+SCALAR = e3nn.Irrep(0, 1)
 
 
 def component_offsets(irreps: tuple[e3nn.Irrep, ...]) -> dict[e3nn.Irrep, int]:
@@ -133,7 +133,7 @@ class Interaction(nn.Module):
             num_species = one_hot.shape[1] if config.species_self_connection else 1
             kept = SelfConnection(self.sources, wanted, num_species, name="self_connection")(x, one_hot)
             updated = {irrep: value + kept[irrep] if irrep in kept else value for irrep, value in updated.items()}
-        gates = silu(updated[SCALAR][:, :, channels:]) if gated else None
+        gates = silu(updated[SCALAR][:, :, channels:])
         updated[SCALAR] = updated[SCALAR][:, :, :channels]
         if config.layer_norm:
             updated = self._normalise(updated)

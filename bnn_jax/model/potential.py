@@ -1,5 +1,7 @@
 """The stochastic potential: energy, forces, stress and stds as pure functions of parameters and graph."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,9 +68,8 @@ def nequip(config: ModelConfig) -> Potential:
             return jax.ops.segment_sum(values, structure, num_structures, indices_are_sorted=True)
 
         def negative_energy(vectors: Float[Array, "edge 3"]):
-            features, (energies, *log_stds) = module.apply(
-                {"params": params}, species, vectors, senders, receivers, mask
-            )
+            outputs: Any = module.apply({"params": params}, species, vectors, senders, receivers, mask)
+            features, (energies, *log_stds) = outputs
             atom_energies = jnp.where(atoms, config.scale * energies, 0)
             return -jnp.sum(atom_energies), (features, atom_energies, log_stds)
 

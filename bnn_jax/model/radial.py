@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Second moments of the activations under a standard normal, so that a unit-variance input gives a unit-variance output.
-SILU_GAIN = 1.6791767
+SILU_GAIN = 1.6765325
 TANH_GAIN = 1.5925374
 
 

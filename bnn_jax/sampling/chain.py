@@ -1,7 +1,7 @@
 """Chains of the sampler: one step with its adaptation, chunks of steps on the device, and the loop that drives them.
 
-A chain is a pure function of its key and the plan of minibatches: the noise of step t comes from ``fold_in(key, t)`` and
-the minibatch from the epoch that t falls in. How the steps are cut into chunks, and whether a run was stopped and
+A chain is a pure function of its key and the plan of minibatches: the noise of step t comes from ``fold_in(key, t)``
+and the minibatch from the epoch that t falls in. How the steps are cut into chunks, and whether a run was stopped and
 resumed in between, therefore changes nothing.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
@@ -131,7 +131,11 @@ def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Call
 
         return jax.lax.fori_loop(0, num_steps, body, (states, infos))
 
-    return chunk
+    def placed_chunk(states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int) -> Any:
+        # Where the chunk leaves its states: the first call, with states from elsewhere, would compile for itself.
+        return chunk(jax.device_put(states, NamedSharding(mesh, chains)), data, plan, num_steps)
+
+    return placed_chunk
 
 
 @lru_cache(maxsize=64)
@@ -194,11 +198,12 @@ def drive(
     step, length = int(np.asarray(states.step).max()), 1
     while step < sample_steps[-1]:
         num_steps = min(length, int(stops[stops > step][0]) - step)
-        plan = plan_fn(step, num_steps)
-        plan = np.pad(plan, ((0, config.log_every - num_steps), (0, 0), (0, 0)))
+        rows = plan_fn(step, num_steps)
+        plan = np.zeros((config.log_every, *rows.shape[1:]), rows.dtype)  # one shape for chunks of any length
+        plan[:num_steps] = rows
         start = time.perf_counter()
         states, infos = chunk_fn(states, data, plan, num_steps)
-        infos = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_steps], infos)  # waits for the device
+        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], infos)  # waits for the device
         seconds = time.perf_counter() - start
         step += num_steps
         yield Chunk(states, infos, step, step in sample_steps)

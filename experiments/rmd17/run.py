@@ -19,7 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+# XLA runs the small arrays of one chain on one core: each core is a device. The choice must precede JAX.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0))))
+
 import jax
+import numpy as np
 from tables import read_results, tables
 
 import bnn_jax
@@ -77,10 +81,10 @@ def default_folder(molecule: str) -> Path | None:
 
 
 def first_samples(posterior: bnn_jax.Posterior, count: int) -> bnn_jax.Posterior:
-    """The posterior that a chain stopped after ``count`` samples would have given."""
-    if posterior.num_chains != 1:
-        raise bnn_jax.InputError(f"The posterior has {posterior.num_chains} chains; the experiment takes one.")
-    return dataclasses.replace(posterior, samples=jax.tree.map(lambda leaf: leaf[:count], posterior.samples))
+    """The first ``count`` samples, taking turns over the chains: each chain's first, then each one's second."""
+    order = np.arange(posterior.num_samples).reshape(posterior.num_chains, -1).T.reshape(-1)[:count]
+    chosen = jax.tree.map(lambda leaf: leaf[order], posterior.samples)
+    return dataclasses.replace(posterior, samples=chosen, num_chains=1)
 
 
 def score_all(posterior: bnn_jax.Posterior, test: bnn_jax.Dataset, plots: Path) -> dict[str, dict[str, float]]:

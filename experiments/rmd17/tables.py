@@ -114,13 +114,13 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def samples_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Influence of the number of samples, mean over seeds; K samples are the first K of the chain."""
+    """Influence of the number of samples, mean over seeds; the samples take turns over the chains."""
     counts = [int(count) for count in results[0]["scores"]]
     counts = sorted(count for count in counts if all(str(count) in result["scores"] for result in results))
     lines = [_head("K")]
     for count in counts:
         lines.append(_row(str(count), _mean([in_kcal_per_mol(result["scores"][str(count)]) for result in results])))
-    return "The first K samples of each chain, mean over seeds\n\n" + "\n".join(lines)
+    return "K samples, taken in turn from the chains, mean over seeds\n\n" + "\n".join(lines)
 
 
 def _last(result: Mapping[str, Any]) -> str:

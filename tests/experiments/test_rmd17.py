@@ -147,11 +147,12 @@ def test_time_of_a_fit_outlives_a_kill_during_the_evaluation(experiment, folder,
     assert written["fit_seconds"] == timing["fit_seconds"] and not written["fit_resumed"]
 
 
-def test_several_chains_are_refused(experiment):
+def test_samples_are_taken_in_turn_from_the_chains(experiment):
     statistics = Statistics((1,), np.zeros(1), forces_rms=1.0, avg_num_neighbors=1.0)
-    posterior = Posterior(Config(), statistics, {}, num_chains=2, seed=0)
-    with pytest.raises(InputError, match="The posterior has 2 chains; the experiment takes one"):
-        experiment.first_samples(posterior, 1)
+    samples = {"weight": np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])}
+    posterior = Posterior(Config(), statistics, samples, num_chains=2, seed=0)
+    first = experiment.first_samples(posterior, 3)
+    assert_allclose(first.samples["weight"][:, 0], [0.0, 10.0, 1.0])
 
 
 def test_units_of_each_figure(tables):

@@ -79,7 +79,7 @@ COMPILED = {}
 @pytest.fixture(autouse=True, scope="module")
 def compile_once() -> Iterator[None]:
     """Runs that differ in nothing that is compiled share it: a resumed run takes the chunk of the one before."""
-    build, valid_error = sghmc._build, sghmc._valid_error
+    build, valid_error = sghmc.build_chains, sghmc._valid_error
 
     def shared_build(rng_key, packed, config):
         key = (str(jax.random.key_data(rng_key)), config, packed.positions.shape, packed.senders.shape)
@@ -94,7 +94,7 @@ def compile_once() -> Iterator[None]:
         return COMPILED[key]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sghmc, "_build", shared_build)
+        patched.setattr(sghmc, "build_chains", shared_build)
         patched.setattr(sghmc, "_valid_error", shared_valid_error)
         yield
 

@@ -18,7 +18,7 @@ CUTOFF = 4.0
 )
 def test_gains_normalise_the_second_moment(gain: float, function) -> None:
     moment, _ = integrate.quad(lambda x: function(x) ** 2 * stats.norm.pdf(x), -12, 12)
-    np.testing.assert_allclose(gain, moment**-0.5, rtol=2e-3)  # NequIP's own is a Monte Carlo estimate
+    np.testing.assert_allclose(gain, moment**-0.5, rtol=1e-6)
 
 
 def test_activations_are_odd_where_parity_asks_for_it() -> None:

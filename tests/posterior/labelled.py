@@ -1,5 +1,7 @@
 """A mixed labelled data set, and predictions of it that need no network."""
 
+import functools
+
 import ase
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,7 @@ def structures() -> list[ase.Atoms]:
     ]
 
 
+@functools.cache
 def packed_data() -> PackedData:
     return pack(Dataset.from_atoms(structures()), 3.0, SPECIES, np.zeros(len(SPECIES)), np.float64)
 

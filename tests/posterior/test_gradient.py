@@ -48,7 +48,7 @@ def assert_trees_close(first, second) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_mean_over_the_minibatches_of_an_epoch_is_the_full_batch(batch_size: int) -> None:
-    value_and_grad = value_and_grad_estimator(ESTIMATE)
+    value_and_grad = jax.jit(value_and_grad_estimator(ESTIMATE))
     (full, _), full_gradient = value_and_grad(weights(), batch_of(np.arange(DATA_SIZE)))
     order = np.random.default_rng(1).permutation(DATA_SIZE).reshape(-1, batch_size)
     parts = [value_and_grad(weights(), batch_of(indices)) for indices in order]

@@ -1,12 +1,19 @@
 """Chains: the plan of minibatches, the stops of the driving loop, the frozen mass, and vmap against the plain loop."""
 
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bnn_jax.config import SamplerConfig
-from bnn_jax.sampling import amsgrad, chain, schedule
+from bnn_jax.sampling import amsgrad, chain, schedule, sghmc
 
 CONFIG = SamplerConfig(
     num_samples=3, batch_size=2, convergence_steps=20, cycle_steps=8, log_every=5, freeze_fraction=0.6, beta=0.9
@@ -33,7 +40,11 @@ def minibatch_fn(data, indices):
 
 
 STEP = chain.build_step(value_and_grad_fn, DATA_SIZE, CONFIG)
-CHUNK = chain.build_chunk(STEP, minibatch_fn)
+
+
+@functools.cache
+def chunk_of(num_chains: int):
+    return chain.build_chunk(STEP, minibatch_fn, num_chains)
 
 
 def plan_fn(num_chains: int):
@@ -51,7 +62,7 @@ def start(num_chains: int) -> chain.ChainState:
 
 def run(num_chains: int, config: SamplerConfig = CONFIG, states: chain.ChainState | None = None) -> list[chain.Chunk]:
     states = start(num_chains) if states is None else states
-    return list(chain.drive(CHUNK, states, DATA, plan_fn(num_chains), config))
+    return list(chain.drive(chunk_of(num_chains), states, DATA, plan_fn(num_chains), config))
 
 
 def key_free(states: chain.ChainState) -> chain.ChainState:
@@ -119,7 +130,7 @@ def test_chunks_do_not_matter() -> None:
     states = start(2)
     for step in range(36):
         plan = np.pad(plan_fn(2)(step, 1), ((0, CONFIG.log_every - 1), (0, 0), (0, 0)))
-        states, _ = CHUNK(states, DATA, plan, 1)
+        states, _ = chunk_of(2)(states, DATA, plan, 1)
     assert_same(states, whole[-1].states)
 
 
@@ -134,6 +145,19 @@ def test_vmapped_chains_equal_each_chain_alone() -> None:
             indices = chain.minibatch_plan(SEED, 3, DATA_SIZE, CONFIG.batch_size, row, 1)[0, index]
             alone, _ = step(alone, minibatch_fn(DATA, indices))
         assert_same(alone, jax.tree.map(lambda leaf, i=index: leaf[i], together), rtol=1e-9, atol=1e-12)
+
+
+def test_chains_on_several_devices_equal_those_on_one(tmp_path: Path) -> None:
+    """The number of devices is fixed when a process starts, so another one has two."""
+    command = "import sys, numpy, jax; from tests.sampling import test_chain as t; assert len(jax.devices()) == 2; "
+    command += "numpy.savez(sys.argv[1], **t.run(2)[-1].states.sampler.position)"
+    root, file = Path(__file__).parents[2], tmp_path / "position.npz"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", command, str(file)], cwd=root, env=environment, check=True)
+    position = run(2)[-1].states.sampler.position
+    with np.load(file) as elsewhere:
+        for name in ("weights", "bias"):
+            np.testing.assert_allclose(elsewhere[name], position[name], rtol=1e-5)
 
 
 def test_chains_differ() -> None:
@@ -186,8 +210,6 @@ def test_mass_equals_a_plain_loop_over_the_gradients() -> None:
 
 def test_step_equals_the_kernel_with_the_new_mass() -> None:
     """Algorithm 1 in its order: mass first, then momentum and position, noise from the key and the step's number."""
-    from bnn_jax.sampling import sghmc
-
     state = jax.tree.map(lambda leaf: leaf[0], start(1))
     minibatch = minibatch_fn(DATA, np.array([1, 4]))
     (_, _), gradient = value_and_grad_fn(state.sampler.position, minibatch)
@@ -203,5 +225,10 @@ def test_step_equals_the_kernel_with_the_new_mass() -> None:
     )
     new, info = STEP(state, minibatch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.sampler.position, expected.position)
+    # The first step's momentum is at rest, so with one step size another number differs in its noise alone.
+    later, _ = chain.build_step(value_and_grad_fn, DATA_SIZE, replace(CONFIG, step_size_last=CONFIG.step_size_first))(
+        state._replace(step=jnp.asarray(1, jnp.int32)), minibatch
+    )
+    assert (later.sampler.position["weights"] != new.sampler.position["weights"]).all()
     assert int(new.step) == 1
     np.testing.assert_allclose(info.step_size, CONFIG.step_size_first, rtol=1e-6)
