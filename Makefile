@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/bnn-jax demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -11,12 +11,7 @@ from bnn_jax.cli import fit
 from bnn_jax.cli.commands import Demo, Fit
 from bnn_jax.report import energy_path, save
 
-DEMO = {
-    "sampler.convergence_steps": 2400,
-    "sampler.cycle_steps": 200,
-    "sampler.num_samples": 8,
-    "sampler.cycle_step_size": 1e-3,
-}
+DEMO = {"sampler.convergence_steps": 20_000, "sampler.cycle_steps": 2_000}
 """What the demo changes of the preset ``small``."""
 
 

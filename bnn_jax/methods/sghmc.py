@@ -257,6 +257,7 @@ def _log_row(step: int, num_samples: int, parts: list[chain.StepInfo], valid_err
         "step_size": float(infos.step_size[-1, 0]),
         "temperature": float(infos.temperature[-1, 0]),
         "kinetic_temperature": float(infos.sghmc.kinetic_temperature.mean()),
+        "configurational_temperature": float(infos.configurational_temperature.mean()),
         "gradient_norm": float(infos.sghmc.grad_norm.mean()),
         "noise_scale": float(infos.sghmc.noise_scale[-1].mean()),
     }

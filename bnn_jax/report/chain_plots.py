@@ -18,7 +18,15 @@ TRAINING_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
         True,
     ),
     ("Step size", (("step_size", "step size"),), True),
-    ("Temperature", (("kinetic_temperature", "kinetic"), ("temperature", "target")), False),
+    (
+        "Temperature",
+        (
+            ("kinetic_temperature", "kinetic"),
+            ("temperature", "target"),
+            ("configurational_temperature", "configurational"),
+        ),
+        False,
+    ),
 )
 """Axis label, (key, legend) of each line, and whether values are positive, of the panels of :func:`training`."""
 
@@ -41,14 +49,14 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Figure:
         raise InputError(f"The log has no row with a step and one of {wanted}; pass the rows that the chain logged.")
     figure, column = new_figure(height=0.8 + 1.6 * len(panels), num_rows=len(panels))
     for axes, (label, keys, positive) in zip(column, panels, strict=True):
-        for (key, name), color, style in zip(keys, (BLUE, ORANGE), ("-", "--"), strict=False):
+        for (key, name), color, style in zip(keys, (BLUE, ORANGE, GREY), ("-", "--", ":"), strict=False):
             steps, values = lines[key]
             axes.plot(
                 steps, values, style, marker="o" if steps.size < 30 else "", markersize=3, color=color, label=name
             )
         axes.set(ylabel=label, yscale=_scale([lines[key][1] for key, _ in keys], positive))
         if len(keys) > 1:
-            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, frameon=False)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(keys), frameon=False)
     column[-1].set_xlabel("Step")
     figure.align_ylabels()
     return figure

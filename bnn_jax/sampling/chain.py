@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
-from bnn_jax.sampling import amsgrad, schedule, sghmc
+from bnn_jax.sampling import amsgrad, diagnostics, schedule, sghmc
 from bnn_jax.types import Params, PRNGKey
 
 MAX_CHUNK_SECONDS = 5.0
@@ -39,6 +39,8 @@ class StepInfo(NamedTuple):
 
     step_size: Float[Array, ""]
     temperature: Float[Array, ""]
+    configurational_temperature: Float[Array, ""]
+    """Of the position before the step, from the minibatch's gradient: noisy, for averages over many steps."""
     sghmc: sghmc.SGHMCInfo
     estimate: Any
     """The auxiliary output of ``value_and_grad_fn``."""
@@ -84,7 +86,9 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
             temperature,
         )
         new_state = ChainState(state.step + 1, state.rng_key, sampler, mass)
-        return new_state, StepInfo(step_size, temperature, info, estimate)
+        descent = jax.tree.map(jnp.negative, gradient)
+        configurational = diagnostics.configurational_temperature(state.sampler.position, descent)
+        return new_state, StepInfo(step_size, temperature, configurational, info, estimate)
 
     return step
 
