@@ -7,8 +7,15 @@ import ase.io
 import jax
 from ase import Atoms
 
-MODEL = {"num_blocks": 1, "num_features": 4, "radial_hidden": [8], "std_hidden": [8]}
-SAMPLER = {"convergence_steps": 12, "cycle_steps": 4, "num_samples": 4, "batch_size": 5, "log_every": 4}
+MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "radial_hidden": [8], "std_hidden": [8]}
+SAMPLER = {
+    "convergence_steps": 12,
+    "cycle_steps": 4,
+    "num_samples": 4,
+    "num_chains": 1,
+    "batch_size": 5,
+    "log_every": 4,
+}
 SETTINGS = [
     part
     for section, values in (("model", MODEL), ("sampler", SAMPLER))
