@@ -57,7 +57,9 @@ def create_run(
     path, config_text = Path(path), config.to_yaml()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(not item.name.endswith(PARTIAL_SUFFIX) for item in path.iterdir())
+        occupied = {item.name for item in path.iterdir() if not item.name.endswith(PARTIAL_SUFFIX)}
+        if occupied == {"config.yaml"} and read_bytes(path / "config.yaml") == config_text.encode():
+            occupied = set()  # the same run, killed before it wrote run.json
     except OSError as error:
         raise file_error("written", path, error) from error
     if occupied:

@@ -56,6 +56,17 @@ def test_empty_folder_and_leftovers_of_a_kill_are_no_obstacle(tmp_path):
     assert sorted(item.name for item in run.path.iterdir()) == ["config.yaml", "run.json"]
 
 
+def test_kill_before_the_record_is_no_obstacle_but_a_foreign_config_is(tmp_path):
+    config = Config.preset("tiny")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    create_run(tmp_path, config, seed=0, data_fingerprint="abc")
+    assert open_run(tmp_path).config == config
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(InputError, match="already holds files"):
+        create_run(tmp_path, Config.preset("paper"), seed=0, data_fingerprint="abc")
+    assert (tmp_path / "config.yaml").read_text() == config.to_yaml()
+
+
 def test_out_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match=r"out cannot be written \(File exists\)"):
