@@ -6,6 +6,7 @@ from pathlib import Path
 import ase.io
 import jax
 from ase import Atoms
+from systems import ammonia, labelled_series
 
 MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "radial_hidden": [8], "std_hidden": [8]}
 SAMPLER = {
@@ -27,6 +28,14 @@ SETTINGS = [
 def write(path: Path, structures: list[Atoms]) -> str:
     ase.io.write(path, structures, format="extxyz")
     return str(path)
+
+
+def write_ammonia(folder: Path) -> dict[str, str]:
+    """A training and a test file with springs between the atoms of ammonia: labels that cost nothing."""
+    return {
+        "train": write(folder / "train.xyz", labelled_series(ammonia(), 20)),
+        "test": write(folder / "test.xyz", labelled_series(ammonia(), 3, seed=50)),
+    }
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,8 +13,7 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
-from commands import MODEL, SAMPLER, SETTINGS, contents, environment, write
-from systems import ammonia, labelled_series
+from commands import MODEL, SAMPLER, SETTINGS, contents, environment, write_ammonia
 
 import bnn_jax
 from bnn_jax.checkpoint import load_arrays, read_jsonl
@@ -24,12 +23,7 @@ from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, str]:
-    """Springs between the atoms of ammonia: labels that cost nothing."""
-    folder = tmp_path_factory.mktemp("files")
-    return {
-        "train": write(folder / "train.xyz", labelled_series(ammonia(), 20)),
-        "test": write(folder / "test.xyz", labelled_series(ammonia(), 3, seed=50)),
-    }
+    return write_ammonia(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")

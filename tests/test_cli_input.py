@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import contents, write
+from commands import contents, write, write_ammonia
 from systems import ammonia, labelled_series, water
 
 from bnn_jax.cli import main
@@ -12,12 +12,7 @@ from bnn_jax.cli import main
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, str]:
-    """Springs between the atoms of ammonia: labels that cost nothing."""
-    folder = tmp_path_factory.mktemp("files")
-    return {
-        "train": write(folder / "train.xyz", labelled_series(ammonia(), 20)),
-        "test": write(folder / "test.xyz", labelled_series(ammonia(), 3, seed=50)),
-    }
+    return write_ammonia(tmp_path_factory.mktemp("files"))
 
 
 # Each case gives the arguments and what the sentence must say; files are made in tmp_path.
