@@ -61,7 +61,7 @@ def build_estimate(case: Case) -> Callable:
     return log_density_estimator(case.potential.apply, prior, DATA_SIZE, case.config.posterior.stress_std)
 
 
-def build_steps(case: Case, num_steps: int) -> tuple[Callable, tuple[Any, ...]]:
+def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...]]:
     """So many steps of one chain in one compiled call, built by ``fit`` itself, and the call's arguments."""
     chunk, plan, position = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
     states = jax.vmap(chain.init)(jax.random.split(jax.random.key(1), 1), position)

@@ -32,9 +32,13 @@ def analyse(preset: str, program: str) -> dict[str, Any]:
     case = build_case(preset)
     batch_size = case.config.sampler.batch_size
     # A chunk of one step: XLA counts the body of a loop of unknown length once.
-    fn, arguments = build_steps(case, 1) if program == "step" else build_predictions(case, NUM_SAMPLES, batch_size)
+    if program == "step":
+        chunk, arguments = build_steps(case, 1)
+        jitted = chunk.jitted
+    else:
+        jitted, arguments = build_predictions(case, NUM_SAMPLES, batch_size)
     start = time.perf_counter()
-    lowered = fn.lower(*arguments)
+    lowered = jitted.lower(*arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()
     finished = time.perf_counter()

@@ -1,5 +1,6 @@
 """The one call of a script: from structures to a posterior."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import jax
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods import Posterior, sghmc
+from bnn_jax.sampling.progress import OnDivergence
+from bnn_jax.verdict import judge
 
 Structures = Dataset | Sequence[ase.Atoms]
 
@@ -28,6 +31,7 @@ def fit(
     *,
     resume: bool = False,
     progress: bool = True,
+    on_divergence: OnDivergence = "stop",
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of a stochastic NequIP, given labelled structures.
@@ -40,20 +44,34 @@ def fit(
         out: run folder for configuration, log, checkpoints and posterior; nothing is written without one.
         resume: continue the run in ``out``; its samples equal those of an uninterrupted one bit for bit.
         progress: show a progress bar on a terminal.
+        on_divergence: what to do with a chain that diverges: ``stop`` it and leave its samples out, or ``halve-step``:
+            repeat from its last sound state with half its step size.
         metadata: further plain values for the record of a new run, ``run.json``.
 
+    Returns:
+        The posterior with a verdict on it, which ``out`` then holds too.
+
     Raises:
-        InputError: the data or the configuration cannot be used, or ``out`` holds another run.
-        DivergenceError: a chain's state is no longer finite.
+        InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
+            suffice.
+        DivergenceError: every chain diverged.
     """
-    return sghmc.fit(
+    train = as_dataset(train)
+    valid = None if valid is None else as_dataset(valid)
+    posterior = sghmc.fit(
         jax.random.key(seed),
-        as_dataset(train),
-        None if valid is None else as_dataset(valid),
+        train,
+        valid,
         config or Config.preset("small"),
         seed=seed,
         out=out,
         resume=resume,
         progress=progress,
+        on_divergence=on_divergence,
         metadata=metadata,
     )
+    verdict = judge(posterior, train if valid is None else valid, labels_are_held_out=valid is not None)
+    posterior = dataclasses.replace(posterior, verdict=verdict)
+    if out is not None:
+        posterior.save(out)
+    return posterior

@@ -11,7 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.methods import Posterior
 from bnn_jax.predict import GrowingSizes, build_predictor, predict
-from bnn_jax.types import Predictive
+from bnn_jax.types import Predictive, TrustWarning
 
 _MOST_ATOMS_NAMED = 8
 
@@ -35,6 +35,8 @@ class BNNCalculator(Calculator):
     Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
     below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
     compiles once, and again only when the number of neighbours grows by more than a quarter.
+
+    A posterior that was judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`) when it is given.
 
     Args:
         posterior: from :func:`bnn_jax.fit` or :meth:`bnn_jax.Posterior.load`.
@@ -64,6 +66,8 @@ class BNNCalculator(Calculator):
 
     def __init__(self, posterior: Posterior, *, forces_std_threshold: float | None = None):
         super().__init__()
+        if posterior.verdict is not None and not posterior.verdict.is_trusted:
+            warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
         self.posterior = posterior
         self.forces_std_threshold = forces_std_threshold
         self._predictor = build_predictor(posterior.potential.apply)

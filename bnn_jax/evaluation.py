@@ -1,6 +1,7 @@
 """Figures of merit of a posterior on a labelled test set, and the convergence of its chains in function space."""
 
 import time
+import warnings
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.methods.base import Posterior
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
-from bnn_jax.types import InputError, Predictive
+from bnn_jax.types import InputError, Predictive, TrustWarning
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
 OUTLIER_THRESHOLD = EV_PER_KCAL_PER_MOL
@@ -22,7 +23,8 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     Energies are total energies. ``mll`` is the mean log likelihood of the normal with the predictive mean and total
     variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the
     aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
-    error, is beyond 1 kcal/mol/Angstrom.
+    error, is beyond 1 kcal/mol/Angstrom. A posterior that was judged not to be trusted warns
+    (:class:`bnn_jax.types.TrustWarning`).
 
     Args:
         posterior: the samples.
@@ -31,6 +33,8 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     Raises:
         InputError: the test set has no label, or an element that was not in training, or a prediction overflows.
     """
+    if posterior.verdict is not None and not posterior.verdict.is_trusted:
+        warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
     start = time.perf_counter()
     predictive = posterior.predict(test)
     return score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
@@ -113,10 +117,13 @@ def convergence(posterior: Posterior, held_out: Dataset) -> dict[str, Float[np.n
     Reference: Vehtari et al. (2021), doi:10.1214/20-BA1221, on functions of the weights rather than the weights, which
     permutations of hidden units leave unidentified.
     """
-    predictive = posterior.predict(held_out)
-    draws = np.concatenate(
-        [predictive.energy_samples, predictive.forces_samples.reshape(posterior.num_samples, -1)], axis=1
-    )
+    return convergence_of(posterior.predict(held_out), posterior.num_chains)
+
+
+def convergence_of(predictive: Predictive, num_chains: int) -> dict[str, Float[np.ndarray, " quantity"]]:
+    """The figures of :func:`convergence` from a predictive that is at hand."""
+    num_samples = len(predictive.energy_samples)
+    draws = np.concatenate([predictive.energy_samples, predictive.forces_samples.reshape(num_samples, -1)], axis=1)
     draws = draws - draws.mean(axis=0)  # float32 inside: total energies would lose their spread
-    draws = draws.reshape(posterior.num_chains, -1, draws.shape[1])
+    draws = draws.reshape(num_chains, -1, draws.shape[1])
     return {"rhat": np.asarray(function_space_rhat(draws)), "ess": np.asarray(function_space_ess(draws))}

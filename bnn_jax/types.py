@@ -109,5 +109,19 @@ class Predictive(NamedTuple):
     num_atoms: Int[np.ndarray, " structure"]
 
 
+class Verdict(NamedTuple):
+    """Whether the samples of a run can be taken for the posterior, for one who does not know the diagnostics."""
+
+    is_trusted: bool
+    sentence: str
+    """The gravest finding and what to do, or that none was found."""
+    findings: tuple[str, ...]
+    """All of them, gravest first."""
+
+
+class TrustWarning(UserWarning):
+    """What is used was judged not to be trusted when it was made."""
+
+
 class InputError(ValueError):
     """What the user gave cannot be used: one sentence that says what, where and what to do (exit code 2)."""

@@ -166,7 +166,11 @@ def test_resume_refuses_other_data(run, files, capsys):
 def test_divergence_has_its_own_exit_code(files, tmp_path, capsys):
     arguments = ["fit", files["train"], "--out", str(tmp_path / "run"), *SETTINGS]
     assert main([*arguments, "--set", "sampler.step_size_first=1e30"]) == 3
-    assert re.fullmatch(r"error: Chain 0 diverged at step \d+: [^\n]*\n", capsys.readouterr().err)
+    told, error = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"Chain 0 diverged at step \d+: .*; its last sound state is that of step 0, .*stopped there\.", told
+    )
+    assert re.fullmatch(r"error: Chain 0 diverged at step \d+: .*\.", error)
     assert not (tmp_path / "run" / "posterior.safetensors").exists()
 
 

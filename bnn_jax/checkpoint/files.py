@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from bnn_jax.memory import free_disk, in_words
 from bnn_jax.types import InputError
 
 PARTIAL_SUFFIX = ".partial"
@@ -113,14 +114,44 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def truncate_jsonl(path: str | Path, step: int) -> None:
-    """Drop the rows whose ``step`` is beyond ``step``, and a half-written last line; an absent file stays absent.
+def truncate_jsonl(path: str | Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the rows that ``keep`` refuses, and a half-written last line; an absent file stays absent.
 
-    A resumed run calls this with the step of its checkpoint, so that no step is logged twice.
+    A resumed run calls this with what its checkpoint knows, so that no step is logged twice.
+
+    Args:
+        path: of the file.
+        keep: says of a row whether it stays.
 
     Raises:
-        InputError: the file cannot be read or written; it is then as it was.
+        InputError: the file cannot be read or written, or a row lacks what ``keep`` asks for; it is then as it was.
     """
-    if Path(path).exists():
-        rows = [row for row in read_jsonl(path) if row.get("step", step) <= step]
-        write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    if not Path(path).exists():
+        return
+    rows = read_jsonl(path)
+    try:
+        kept = [row for row in rows if keep(row)]
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"A row of {path} lacks {error}; restore the file from a copy, or remove it.") from error
+    if len(kept) < len(rows) or not read_bytes(Path(path)).endswith(b"\n"):
+        write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def require_room(folder: Path, num_bytes: int, what: str) -> None:
+    """Refuse, before any work, what the disk could not hold at its end.
+
+    Args:
+        folder: on the file system in question; it exists.
+        num_bytes: that will be written.
+        what: names it in the error.
+
+    Raises:
+        InputError: there is less room.
+    """
+    with suppress(OSError):
+        free = free_disk(folder)
+        if free < num_bytes:
+            raise InputError(
+                f"{what} need {in_words(num_bytes)} in {folder}, whose disk has {in_words(free)} left; free some space"
+                " or give another folder."
+            )

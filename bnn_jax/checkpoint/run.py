@@ -1,5 +1,7 @@
 """The folder of a run: its configuration, its record and the checkpoints from which it resumes."""
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -8,9 +10,11 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from bnn_jax.checkpoint.files import PARTIAL_SUFFIX, DamagedFileError, file_error, read_bytes, write_text_atomic
 from bnn_jax.checkpoint.tree import load_tree, save_tree
@@ -20,8 +24,11 @@ from bnn_jax.types import InputError
 FORMAT_VERSION = 1
 """Version of the layout of a run folder; raised when older code could not read what newer code writes."""
 NUM_CHECKPOINTS_KEPT = 2
+LOCK_FILE = ".lock"
+MAX_RECORD_BYTES = 10_000_000
+"""No run.json of ours comes near this; a stranger's is not read beyond it."""
 
-_PACKAGES = ("bnn_jax", "jax", "flax", "e3nn-jax")
+_PACKAGES = ("bnn_jax", "jax", "jaxlib", "flax", "e3nn-jax")
 _log = logging.getLogger(__name__)
 
 
@@ -55,18 +62,15 @@ def create_run(
         InputError: the folder holds files already, or cannot be written.
     """
     path, config_text = Path(path), config.to_yaml()
+    refuse_occupied(path, config)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = {item.name for item in path.iterdir() if not item.name.endswith(PARTIAL_SUFFIX)}
-        if occupied == {"config.yaml"} and read_bytes(path / "config.yaml") == config_text.encode():
-            occupied = set()  # the same run, killed before it wrote run.json
     except OSError as error:
         raise file_error("written", path, error) from error
-    if occupied:
-        raise InputError(f"Folder {path} already holds files; continue its run with --resume or choose another --out.")
     record = {
         "format_version": FORMAT_VERSION,
         "versions": _versions(),
+        "environment": environment(),
         "command": shlex.join(sys.argv),
         "seed": seed,
         "data_fingerprint": data_fingerprint,
@@ -78,6 +82,25 @@ def create_run(
     return RunFolder(path, config, record)
 
 
+def refuse_occupied(path: str | Path, config: Config) -> None:
+    """Refuse a folder into which no new run can go; nothing is written.
+
+    Raises:
+        InputError: it is a file, or holds files, or cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    try:
+        occupied = {item.name for item in path.iterdir() if not is_leftover(item)}
+        if occupied == {"config.yaml"} and read_bytes(path / "config.yaml") == config.to_yaml().encode():
+            return  # the same run, killed before it wrote run.json
+    except OSError as error:
+        raise file_error("written", path, error) from error
+    if occupied:
+        raise InputError(f"Folder {path} already holds files; continue its run with --resume or choose another --out.")
+
+
 def open_run(path: str | Path) -> RunFolder:
     """Read the configuration and record of a run folder; changes nothing in it.
 
@@ -85,18 +108,24 @@ def open_run(path: str | Path) -> RunFolder:
         InputError: it is no run folder, was written by another format version, or a file in it was changed or damaged.
     """
     path = Path(path)
+    _refuse_links(path)
     if not (path / "run.json").is_file():
         raise InputError(f"{path} is not a run folder (it has no run.json); give the --out folder of an earlier run.")
     try:
+        if (path / "run.json").stat().st_size > MAX_RECORD_BYTES:
+            raise ValueError("too large")
         record = json.loads(read_bytes(path / "run.json"))
         version, config_sha256 = record["format_version"], record["config_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        versions, _, _, _ = (record[key] for key in ("versions", "seed", "data_fingerprint", "metadata"))
+        if not all(isinstance(record[key], dict) for key in ("versions", "environment", "metadata")):
+            raise TypeError("not a dictionary")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(f"{path / 'run.json'} is damaged; restore it from a copy or start a new run.") from error
     if version != FORMAT_VERSION:
-        writer = record.get("versions", {}).get("bnn_jax", "unknown")
+        writer = str(versions.get("bnn_jax", "unknown"))[:20]
         raise InputError(
-            f"{path} has run format {version} (bnn_jax {writer}) and this version reads format {FORMAT_VERSION}; "
-            "use the version that wrote it, or start a new run."
+            f"{path} has run format {version!s:.20} (bnn_jax {writer}) and this version reads format {FORMAT_VERSION};"
+            " use the version that wrote it, or start a new run."
         )
     if hashlib.sha256(read_bytes(path / "config.yaml")).hexdigest() != config_sha256:
         raise DamagedFileError(
@@ -106,9 +135,10 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def save_checkpoint(run: RunFolder, step: int, tree: Any) -> Path:
-    """Write ``checkpoint-<step>.safetensors`` and keep only the last two up to this step; the path is returned.
+    """Write ``checkpoint-<step>.safetensors`` and keep only it and the one before; the path is returned.
 
-    A run has one writer: temporary files that an earlier, killed one left behind are removed.
+    A run has one writer: temporary files that an earlier, killed one left behind are removed, and so are checkpoints
+    of later steps, which belong to what the run has gone back from.
 
     Raises:
         InputError: the file cannot be written; the earlier checkpoints are intact.
@@ -117,10 +147,16 @@ def save_checkpoint(run: RunFolder, step: int, tree: Any) -> Path:
     for partial in run.path.glob(f".*{PARTIAL_SUFFIX}"):  # first, since they may be what fills the disk
         partial.unlink(missing_ok=True)
     save_tree(path, tree, {"step": str(step)})
-    older = [each for each in _checkpoint_steps(run.path) if each <= step]
-    for old in older[:-NUM_CHECKPOINTS_KEPT]:
-        (run.path / f"checkpoint-{old}.safetensors").unlink(missing_ok=True)
+    steps = _checkpoint_steps(run.path)
+    kept = [each for each in steps if each <= step][-NUM_CHECKPOINTS_KEPT:]
+    for each in set(steps) - set(kept):
+        (run.path / f"checkpoint-{each}.safetensors").unlink(missing_ok=True)
     return path
+
+
+def has_checkpoint(run: RunFolder) -> bool:
+    """Whether the run has got as far as a checkpoint, sound or not."""
+    return bool(_checkpoint_steps(run.path))
 
 
 def latest_checkpoint(run: RunFolder, like: Any) -> tuple[int, Any]:
@@ -143,6 +179,53 @@ def latest_checkpoint(run: RunFolder, like: Any) -> tuple[int, Any]:
     if steps:
         raise InputError(f"Every checkpoint in {run.path} is damaged; start the run again with another --out.")
     raise InputError(f"{run.path} holds no checkpoint to resume from; start the run again with another --out.")
+
+
+@contextlib.contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run for one writer; the lock goes with the process, however that ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        handle = open(run.path / LOCK_FILE, "a")
+    except OSError as error:
+        raise file_error("written", run.path / LOCK_FILE, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run.path} is being sampled by another process; wait for it, or choose another --out."
+            ) from None
+        except OSError as error:  # a file system without locks
+            _log.debug("%s cannot be locked (%s)", run.path, error)
+        yield
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file in a run folder holds nothing: a lock, or what a killed writer left."""
+    return path.name == LOCK_FILE or path.name.endswith(PARTIAL_SUFFIX)
+
+
+def environment() -> dict[str, Any]:
+    """What decides whether two processes give the same numbers bit for bit, besides the machine's kind of processor."""
+    return {
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "num_devices": len(jax.devices()),
+        "jax": importlib.metadata.version("jax"),
+        "jaxlib": importlib.metadata.version("jaxlib"),
+    }
+
+
+def _refuse_links(path: Path) -> None:
+    """A run folder from a stranger must not write outside itself."""
+    if path.is_dir():
+        for item in path.rglob("*"):
+            if item.is_symlink():
+                raise InputError(f"{item} is a link, and what a run writes must stay in its folder; remove the link.")
 
 
 def _checkpoint_steps(folder: Path) -> list[int]:

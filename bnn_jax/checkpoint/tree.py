@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from bnn_jax.checkpoint.files import DamagedFileError, file_error, write_bytes_atomic
+from bnn_jax.memory import available_memory, in_words
 from bnn_jax.types import InputError
 
 _HEADER = "bnn_jax"  # one entry, since safetensors writes several in no fixed order
@@ -40,8 +42,16 @@ def save_tree(path: str | Path, tree: Any, metadata: Mapping[str, str] | None = 
             raise TypeError(f"Leaf {name} of the tree is a {type(leaf).__name__}, which cannot be saved as an array.")
         arrays[name] = array
     texts = dict(metadata or {})
-    header = json.dumps({"metadata": texts, "sha256": _digest(arrays, texts)}, sort_keys=True)
+    forms = {name: [_dtype_name(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    hashes = {"header_sha256": _header_digest(forms, texts), "sha256": _digest(arrays, texts)}
+    header = json.dumps({"metadata": texts, **hashes}, sort_keys=True)
     write_bytes_atomic(Path(path), safetensors.numpy.save(arrays, metadata={_HEADER: header}))
+
+
+def tree_bytes(tree: Any) -> int:
+    """Size of the file that :func:`save_tree` would write, less its header of some kilobytes."""
+    leaves = (jax.random.key_data(leaf) if _is_prng_key(leaf) else leaf for leaf in jax.tree.leaves(tree))
+    return sum(np.size(leaf) * np.dtype(jnp.result_type(leaf)).itemsize for leaf in leaves)
 
 
 def load_tree(path: str | Path, like: Any) -> Any:
@@ -58,13 +68,15 @@ def load_tree(path: str | Path, like: Any) -> Any:
     Raises:
         InputError: the file cannot be read or is damaged, or a leaf is missing, extra, or of another shape or dtype.
     """
-    arrays, _ = _read_arrays(Path(path))
-    expected = _named_leaves(like)
-    for name in [*expected, *arrays]:
-        if name not in arrays or name not in expected:
-            state = "has no leaf" if name not in arrays else "has an unexpected leaf"
-            raise InputError(f"{path} {state} {name}; use the configuration and method that it was saved with.")
-    leaves = [_restore(Path(path), name, arrays[name], leaf) for name, leaf in expected.items()]
+    path, expected = Path(path), _named_leaves(like)
+    with _opened(path) as handle:
+        # Shapes before content: a stranger's file must not make us allocate what no run of ours would hold.
+        header, forms = _header(path, handle)
+        _check_names(path, set(forms), expected)
+        for name, leaf in expected.items():
+            _check_leaf(path, name, forms[name], leaf)
+        arrays = _read_arrays(path, handle, header)
+    leaves = [_restore(arrays[name], leaf) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -72,41 +84,98 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Arrays of a file of :func:`save_tree` by leaf name; a PRNG key appears as its key data.
 
     Raises:
-        InputError: the file cannot be read or is damaged.
+        InputError: the file cannot be read, is damaged, or is larger than the memory.
     """
-    return _read_arrays(Path(path))[0]
+    path = Path(path)
+    with _opened(path) as handle:
+        size, available = path.stat().st_size, available_memory()
+        if size > available:
+            raise InputError(
+                f"{path} has {in_words(size)} and there is memory for {in_words(available)}; use a sound one."
+            )
+        return _read_arrays(path, handle, _header(path, handle)[0])
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata given to :func:`save_tree`.
+    """The metadata given to :func:`save_tree`; the arrays are not read.
 
     Raises:
         InputError: the file cannot be read or is damaged.
     """
-    return _read_arrays(Path(path))[1]
+    path = Path(path)
+    with _opened(path) as handle:
+        return _header(path, handle)[0]["metadata"]
 
 
-def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file's handle; what goes wrong while it is open becomes one sentence."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; check the path.")
     try:
-        if not path.is_file():
-            raise InputError(f"There is no file {path}; check the path.")
         with safetensors.safe_open(path, framework="np") as handle:
-            header = (handle.metadata() or {}).get(_HEADER, "")
-            arrays = {name: handle.get_tensor(name) for name in handle.keys()}
+            yield handle
     except OSError as error:
         raise file_error("read", path, error) from error
     except safetensors.SafetensorError as error:
         raise DamagedFileError(
             f"{path} is truncated or no safetensors file ({error}); restore it from a copy."
         ) from error
+
+
+def _header(path: Path, handle: Any) -> tuple[dict[str, Any], dict[str, list]]:
+    """Our part of the header, and dtype and shape of each array; both are verified."""
+    slices = {name: handle.get_slice(name) for name in handle.keys()}
+    forms = {name: [each.get_dtype(), list(each.get_shape())] for name, each in slices.items()}
     try:
-        content = json.loads(header)
-        texts, sha256 = content["metadata"], content["sha256"]
-    except (ValueError, KeyError, TypeError):
-        texts, sha256 = {}, None
-    if sha256 != _digest(arrays, texts):
+        content = json.loads((handle.metadata() or {}).get(_HEADER, ""))
+        texts = content["metadata"]
+        sound = all(isinstance(text, str) for text in [*texts.values(), content["sha256"]])
+        sound &= content["header_sha256"] == _header_digest(forms, texts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound, content = False, {}
+    if not sound:
+        raise DamagedFileError(f"{path} is damaged (the SHA-256 of its header does not match); restore it from a copy.")
+    return content, forms
+
+
+def _read_arrays(path: Path, handle: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    try:
+        arrays = {name: handle.get_tensor(name) for name in handle.keys()}
+    except (TypeError, AttributeError, ValueError) as error:  # a number format that NumPy lacks
+        raise DamagedFileError(f"{path} holds an array that is not ours ({error}); restore it from a copy.") from error
+    if header["sha256"] != _digest(arrays, header["metadata"]):
         raise DamagedFileError(f"{path} is damaged (its SHA-256 does not match its content); restore it from a copy.")
-    return arrays, texts
+    return arrays
+
+
+def _check_names(path: Path, found: set[str], expected: Mapping[str, Any]) -> None:
+    for name in [*expected, *sorted(found)]:
+        if name not in found or name not in expected:
+            state = "has no leaf" if name not in found else "has an unexpected leaf"
+            raise InputError(f"{path} {state} {name:.100}; use the configuration and method that it was saved with.")
+
+
+def _check_leaf(path: Path, name: str, stored: list, leaf: Any) -> None:
+    expected = jax.eval_shape(jax.random.key_data, leaf) if _is_prng_key(leaf) else leaf
+    dtype = expected.dtype if hasattr(expected, "dtype") else np.asarray(expected).dtype
+    wanted = [_dtype_name(dtype), list(np.shape(expected))]
+    if stored != wanted:
+        raise InputError(
+            f"Leaf {name} of {path} is {stored[0]}{stored[1]} where {wanted[0]}{wanted[1]} is expected; use the"
+            " configuration and method that it was saved with."
+        )
+
+
+def _dtype_name(dtype: Any) -> str:
+    """As safetensors writes it: F32, I64, BOOL, BF16."""
+    dtype = np.dtype(dtype)
+    kind = {"b": "BOOL", "V": "BF"}.get(dtype.kind, dtype.kind.upper())  # NumPy knows no bfloat16 of its own
+    return kind if kind == "BOOL" else f"{kind}{8 * dtype.itemsize}"
+
+
+def _header_digest(forms: Mapping[str, list], texts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps([forms, texts], sort_keys=True).encode()).hexdigest()
 
 
 def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
@@ -125,14 +194,7 @@ def _is_prng_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _restore(path: Path, name: str, array: np.ndarray, leaf: Any) -> Any:
-    expected = jax.eval_shape(jax.random.key_data, leaf) if _is_prng_key(leaf) else leaf
-    shape, dtype = np.shape(expected), expected.dtype if hasattr(expected, "dtype") else np.asarray(expected).dtype
-    if (array.shape, array.dtype) != (shape, dtype):
-        raise InputError(
-            f"Leaf {name} of {path} is {array.dtype}{list(array.shape)} where {dtype}{list(shape)} is expected; use "
-            "the configuration and method that it was saved with."
-        )
+def _restore(array: np.ndarray, leaf: Any) -> Any:
     if _is_prng_key(leaf):
         like_key = jnp.empty((), leaf.dtype)  # of an abstract key only the dtype is known
         return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like_key))

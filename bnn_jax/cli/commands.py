@@ -60,6 +60,8 @@ class Fit:
     """Seed of the split and of all that is random in the run; 0 if not given."""
     resume: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
     """Continue the run in RUN with the configuration stored there, as if it had not stopped."""
+    on_divergence: Annotated[Literal["stop", "halve-step"], arg(help_behavior_hint=QUIET)] = "stop"
+    """What to do with a chain that diverges: leave it out (stop), or repeat with half its step size (halve-step)."""
     labels: Labels = field(default_factory=LabelOptions)
 
 

@@ -2,16 +2,20 @@
 
 import contextlib
 import importlib
+import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
 from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Fit, Predict
 
-USER_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130
+USER_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 _RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Demo: "demo", Data: "data"}
 _DESCRIPTION = """Machine-learned interatomic potentials that say how far each of their forces can be trusted.
 
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows ``bnn-jax``; those of the process if None.
 
     Returns:
-        The exit code: 0, 2 for wrong input, 3 for a chain that diverged, 130 for an interrupt.
+        The exit code: 0, 2 for wrong input, 3 where every chain diverged, 130 for an interrupt, 143 for SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -64,21 +68,63 @@ def _spread_over_cores() -> None:
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, such as a batch system sends before it kills."""
+
+
+def _raise_terminated(_signal: int, _frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+@contextlib.contextmanager
+def _plain_messages() -> Iterator[None]:
+    """Warnings and the package's log as single lines on stderr; SIGTERM ends as an interrupt does."""
+    shown, handler, log = warnings.showwarning, logging.StreamHandler(sys.stderr), logging.getLogger("bnn_jax")
+    level, previous = log.level, None
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    with contextlib.suppress(ValueError):  # signals belong to the main thread
+        previous = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+        log.removeHandler(handler)
+        log.setLevel(level)
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
 def _execute(command: Command) -> int:
     try:
-        if isinstance(command, Fit | Demo):
-            _spread_over_cores()
-        importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
-    except KeyboardInterrupt:
+        with _plain_messages():
+            if isinstance(command, Fit | Demo):
+                _spread_over_cores()
+            importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
+    except KeyboardInterrupt as interrupt:
         hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")
-        print(f"interrupted{hint}.", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, RuntimeError) as error:
+        terminated = isinstance(interrupt, _Terminated)
+        print(f"{'terminated' if terminated else 'interrupted'}{hint}.", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
+    except (ValueError, RuntimeError, MemoryError) as error:
         from bnn_jax.methods.sghmc import DivergenceError
         from bnn_jax.types import InputError
 
-        if not isinstance(error, InputError | DivergenceError):
+        sentence = _OUT_OF_MEMORY if _is_out_of_memory(error) else str(error)
+        if not (isinstance(error, InputError | DivergenceError) or _is_out_of_memory(error)):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR if isinstance(error, InputError) else DIVERGED
+        print(f"error: {sentence}", file=sys.stderr)
+        return DIVERGED if isinstance(error, DivergenceError) else USER_ERROR
     return 0
+
+
+_OUT_OF_MEMORY = (
+    "The memory does not suffice; lower sampler.batch_size, sampler.num_chains or model.num_features, give fewer"
+    " structures at a time, or use a larger machine (what was written is intact)."
+)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -23,6 +23,8 @@ def run(command: Evaluate) -> None:
     if command.json is not None:
         write_text_atomic(command.json, scores_to_json(scores))
     print(score_table(scores))
+    if posterior.verdict is not None and not posterior.verdict.is_trusted:
+        print(f"Verdict of the run: {posterior.verdict.sentence}")
 
 
 def given(options: dict[str, str | None]) -> dict[str, Any]:

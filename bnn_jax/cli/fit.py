@@ -14,6 +14,7 @@ from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, settle
 from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.report import score_table, write_run_report
+from bnn_jax.sampling.diagnostics import MIN_DRAWS
 from bnn_jax.types import InputError
 
 
@@ -30,7 +31,7 @@ def run(command: Fit) -> Posterior:
 
     Raises:
         InputError: the data or the options cannot be used, or the run folder is occupied.
-        DivergenceError: a chain's state is no longer finite.
+        DivergenceError: every chain diverged.
     """
     settled = settle(command)
     parts = read_parts(command.data, settled.data_options, settled.seed)
@@ -49,6 +50,7 @@ def run(command: Fit) -> Posterior:
             settled.seed,
             out,
             resume=command.resume,
+            on_divergence=command.on_divergence,
             metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
         )
     report = write_run_report(out, posterior, parts.valid or parts.test, parts.test)
@@ -125,18 +127,20 @@ def _sizes(parts: Parts) -> str:
 
 
 def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> None:
-    if "diagnostics" in report:
-        found = _numbers(report["diagnostics"])
+    found = _numbers(report["diagnostics"])
+    if "rhat_median" in found:
         print(
-            f"R-hat of {found['num_quantities']} predictions: median {found['rhat_median']:.3f}, largest"
-            f" {found['rhat_max']:.3f}, {100 * found['rhat_fraction_above_1.05']:.0f} % above 1.05; effective sample"
-            f" size: median {found['ess_median']:.1f} of {found['num_samples']}."
+            f"R-hat of {found['num_quantities']} predictions: median {found['rhat_median']:.3f}"
+            f" (independent samples: at most {found['rhat_by_chance']:.3f}), largest {found['rhat_max']:.3f}; effective"
+            f" sample size: median {found['ess_median']:.1f} of {found['num_samples']}."
         )
     else:
         per_chain = posterior.num_samples // posterior.num_chains
-        print(f"No R-hat: it needs held-out structures and 4 samples a chain (there are {per_chain}).")
+        print(f"No R-hat: it needs held-out structures and {MIN_DRAWS} samples a chain (there are {per_chain}).")
     if "metrics" in report:
         print(score_table(_numbers(report["metrics"])))
+    if posterior.verdict is not None:
+        print(f"Verdict: {posterior.verdict.sentence}")
     print(f"{out}: {posterior.num_samples} samples in {POSTERIOR_FILE}, plots in {out / 'plots'}.")
 
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bnn_jax.checkpoint import RunFolder, open_run
-from bnn_jax.checkpoint.files import PARTIAL_SUFFIX
+from bnn_jax.checkpoint import RunFolder, is_leftover, open_run
 from bnn_jax.cli.commands import Fit
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.types import InputError
@@ -49,7 +48,7 @@ def settle(command: Fit) -> Settled:
             for name, value in asked.items()
         }
         return Settled(config, seed, options, run)
-    if out.is_dir() and any(not item.name.endswith(PARTIAL_SUFFIX) for item in out.iterdir()):
+    if out.is_dir() and any(not is_leftover(item) for item in out.iterdir()):
         raise InputError(f"Folder {out} already holds files; continue its run with --resume or choose another --out.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; choose another --out for the run folder.")

@@ -1,11 +1,11 @@
 """What every method returns: a posterior that predicts, and that one file holds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import ase
 import jax
@@ -15,11 +15,11 @@ import numpy as np
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import gather_batch, pack
 from bnn_jax.atoms.statistics import Statistics
-from bnn_jax.checkpoint import load_tree, read_metadata, save_tree
+from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.model import nequip
 from bnn_jax.predict import build_predictor, predict
-from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive
+from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
 FORMAT_VERSION = "1"
@@ -42,6 +42,19 @@ def example_graph(config: ModelConfig) -> AtomGraph:
     return gather_batch(packed, np.arange(len(config.species)), len(config.species) + 1, 1).graph
 
 
+class SamplingRecord(NamedTuple):
+    """How the chains that gave the samples came through; of each chain, those that were stopped left out."""
+
+    temperature: float
+    """The sampler's, that of the target."""
+    kinetic_temperature: tuple[float, ...]
+    """Mean over the steps after the first sample; NaN where there is one sample only."""
+    num_halvings: tuple[int, ...]
+    """How often a divergence halved the step size."""
+    stopped: tuple[tuple[int, int, str], ...]
+    """Number, step and cause of each chain that diverged and was stopped."""
+
+
 @dataclass(frozen=True)
 class Posterior:
     """Samples of the weights and all that is needed to predict with them."""
@@ -53,6 +66,10 @@ class Posterior:
     """Parameters with a leading sample axis: the samples of the first chain, then those of the next."""
     num_chains: int
     seed: int
+    sampling: SamplingRecord | None = None
+    """None for samples that no chain gave."""
+    verdict: Verdict | None = None
+    """Whether the samples can be trusted, as judged when the run ended; None where nobody has judged."""
 
     @cached_property
     def potential(self) -> Potential:
@@ -95,6 +112,8 @@ class Posterior:
             "num_chains": str(self.num_chains),
             "num_samples": str(self.num_samples),
             "seed": str(self.seed),
+            "sampling": json.dumps(None if self.sampling is None else self.sampling._asdict()),
+            "verdict": json.dumps(None if self.verdict is None else self.verdict._asdict()),
         }
         save_tree(path, self.samples, metadata)
         return path
@@ -116,14 +135,48 @@ class Posterior:
                 f"{file} has posterior format {metadata.get('format')}, not {FORMAT_VERSION};"
                 " use the version that wrote it."
             )
-        config = Config.from_yaml_text(metadata["config"], source=str(file))
-        fields = json.loads(metadata["statistics"])
-        statistics = Statistics(
-            tuple(fields["species"]), np.array(fields["shifts"]), fields["forces_rms"], fields["avg_num_neighbors"]
-        )
-        num_samples = int(metadata["num_samples"])
-        graph = example_graph(config.model)
-        shapes = jax.eval_shape(nequip(config.model).init, jax.random.key(0), graph)
+        try:
+            fields = _fields(metadata, file)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise DamagedFileError(f"{file} has no sound description ({error!r}); restore it from a copy.") from error
+        model, num_samples = fields["config"].model, int(metadata["num_samples"])
+        shapes = jax.eval_shape(nequip(model).init, jax.random.key(0), example_graph(model))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_samples, *leaf.shape), leaf.dtype), shapes)
         samples = jax.tree.map(jnp.asarray, load_tree(file, like))
-        return cls(config, statistics, samples, int(metadata["num_chains"]), int(metadata["seed"]))
+        return cls(samples=samples, **fields)
+
+
+def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """What the texts of a posterior file say, converted and checked."""
+    config = Config.from_yaml_text(metadata["config"], source=str(file))
+    found = json.loads(metadata["statistics"])
+    shifts = np.array(found["shifts"], np.float64)
+    statistics = Statistics(
+        tuple(found["species"]), shifts, float(found["forces_rms"]), float(found["avg_num_neighbors"])
+    )
+    num_samples, num_chains = int(metadata["num_samples"]), int(metadata["num_chains"])
+    if statistics.species != config.model.species or shifts.shape != (len(statistics.species),) or not shifts.size:
+        raise ValueError("species and shifts do not fit the configuration")
+    if num_chains < 1 or num_samples < 1 or num_samples % num_chains:
+        raise ValueError(f"{num_samples} samples of {num_chains} chains")
+    sampling, verdict = (json.loads(metadata[name]) for name in ("sampling", "verdict"))
+    if sampling is not None:
+        sampling = SamplingRecord(
+            float(sampling["temperature"]),
+            tuple(float(value) for value in sampling["kinetic_temperature"]),
+            tuple(int(value) for value in sampling["num_halvings"]),
+            tuple((int(chain), int(step), str(cause)) for chain, step, cause in sampling["stopped"]),
+        )
+    if verdict is not None:
+        findings = tuple(str(finding) for finding in verdict["findings"])
+        verdict = Verdict(bool(verdict["is_trusted"]), str(verdict["sentence"]), findings)
+    return {
+        "config": config,
+        "statistics": statistics,
+        "num_chains": num_chains,
+        "seed": int(metadata["seed"]),
+        "sampling": sampling,
+        "verdict": verdict,
+    }

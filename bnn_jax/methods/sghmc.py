@@ -1,51 +1,33 @@
 """The Bayesian neural network: chains of SGHMC over the weights, with log, checkpoints and resume."""
 
+import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
 from bnn_jax.atoms.statistics import Statistics
-from bnn_jax.checkpoint import (
-    RunFolder,
-    append_jsonl,
-    create_run,
-    latest_checkpoint,
-    open_run,
-    save_checkpoint,
-    truncate_jsonl,
-)
+from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
 from bnn_jax.config import Config
-from bnn_jax.methods.base import Posterior, example_graph, fill_model_config
+from bnn_jax.memory import available_memory, in_words
+from bnn_jax.methods import recorder
+from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph, fill_model_config
+from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
-from bnn_jax.sampling import chain, schedule
+from bnn_jax.sampling import chain, guard
+from bnn_jax.sampling.progress import OnDivergence, Progress, begin, drive
 from bnn_jax.types import InputError, Params, PRNGKey
 
-CHECKPOINT_SECONDS = 20.0
-LOG_FILE = "log.jsonl"
-
-
-class DivergenceError(RuntimeError):
-    """A chain left the finite numbers; the last checkpoint before it is sound."""
-
-
-class _Progress(NamedTuple):
-    """What a checkpoint holds."""
-
-    states: chain.ChainState
-    samples: Params
-    """Leaves [chain, sample, ...], zero where no sample has been taken yet."""
-    num_samples: Array
+COMPILATION_BYTES = 1_500_000_000
+"""What XLA itself may take to compile a step of the largest preset."""
 
 
 def fit(
@@ -58,6 +40,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    on_divergence: OnDivergence = "stop",
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of the weights with ``config.sampler.num_chains`` chains.
@@ -68,33 +51,68 @@ def fit(
         valid: validation set, whose force error the log shows; it does not influence the chains.
         config: the run's configuration.
         seed: that ``rng_key`` was made from, for the record.
-        out: run folder for configuration, log, checkpoints and posterior; nothing is written without one.
+        out: run folder for configuration, log and checkpoints; nothing is written without one.
         resume: continue the run in ``out``, if there is one, bit for bit as if it had not stopped.
         progress: show a progress bar on a terminal.
+        on_divergence: what to do with a chain that diverges: ``stop`` it at its last sound state and leave its samples
+            out, or ``halve-step``: repeat from there with half its step size. Other chains are not touched.
         metadata: further plain values for the record of a new run.
 
     Raises:
-        InputError: the data or the configuration cannot be used, or ``out`` holds another run.
-        DivergenceError: a chain's state is no longer finite.
+        InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
+            suffice.
+        DivergenceError: every chain diverged.
     """
     _check(train, valid, config)
     statistics = train.statistics(config.model.cutoff)
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
     valid_error = _valid_error(valid, config, statistics)
-    run = None if out is None else _run_folder(Path(out), config, seed, train, valid, resume, metadata)
+    fingerprint = train.fingerprint()
+    run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
+    _require_memory(COMPILATION_BYTES, "the compilation of the network")
     chunk, plan, position = build_chains(rng_key, packed, config)
-    chains = config.sampler.num_chains
-    states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), chains), position)
-    start = _Progress(states, _room_for_samples(position, config.sampler.num_samples), jnp.zeros((), jnp.int32))
-    if run is not None:
-        start = _restore(run, start)
-    final = _drive(start, chunk, plan, jax.device_put(packed), config, valid_error, run, progress)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), final.samples)
-    posterior = Posterior(config, statistics, flat, chains, seed)
-    if run is not None:
-        posterior.save(run.path)
-    return posterior
+    states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains), position)
+    data = jax.device_put(packed)
+    longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
+    lowered = chunk.lower(states, data, longest_plan)
+    _require_memory(chain.peak_bytes(lowered), "a step of this network on batches of this size")
+    start = begin(states, lowered.out_info[1], config.sampler)
+    counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
+    if out is not None and run is None:
+        metadata = counts | dict(metadata or {})
+        run = create_run(out, config, seed=seed, data_fingerprint=fingerprint, metadata=metadata)
+    with contextlib.nullcontext() if run is None else locked(run):
+        if run is not None:
+            # Two checkpoints, the next one before it replaces the older, the posterior, and room for plots.
+            require_room(run.path, 4 * tree_bytes(start) + 50_000_000, "The checkpoints of this run")
+            start = recorder.restore(run, start)
+        turns = drive(start, chunk, data, plan, config.sampler, on_divergence)
+        final = recorder.record(turns, start, run, config, valid_error, progress)
+    return _posterior(final, config, statistics, seed)
+
+
+def _require_memory(num_bytes: int, what: str) -> None:
+    available = available_memory()
+    if num_bytes > available:
+        raise InputError(
+            f"There is memory for {in_words(available)} and {what} needs {in_words(num_bytes)}; lower"
+            " sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine."
+        )
+
+
+def _posterior(final: Progress, config: Config, statistics: Statistics, seed: int) -> Posterior:
+    """The samples of the chains that came to their end, and how they got there."""
+    active = final.active
+    samples = jax.tree.map(lambda leaf: leaf[active].reshape(-1, *leaf.shape[2:]), final.samples)
+    stopped = np.flatnonzero(~active).tolist()
+    record = SamplingRecord(
+        temperature=config.sampler.temperature,
+        kinetic_temperature=tuple((final.kinetic_temperature / (int(final.num_kinetic) or np.nan))[active].tolist()),
+        num_halvings=tuple(final.num_halvings[active].tolist()),
+        stopped=tuple((i, int(final.stopped_step[i]), guard.CAUSES[final.stopped_cause[i]].text) for i in stopped),
+    )
+    return Posterior(config, statistics, samples, int(active.sum()), seed, sampling=record)
 
 
 def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
@@ -118,7 +136,7 @@ def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
         )
 
 
-def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[Callable, Callable, Params]:
+def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[chain.Chunk, Callable, Params]:
     """What :func:`fit` runs.
 
     Args:
@@ -154,117 +172,10 @@ def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
     return int(atoms) + 1, max(int(edges), 1)
 
 
-def _room_for_samples(position: Params, num_samples: int) -> Params:
-    return jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], num_samples, *leaf.shape[1:]), leaf.dtype), position)
-
-
-def _run_folder(
-    path: Path,
-    config: Config,
-    seed: int,
-    train: Dataset,
-    valid: Dataset | None,
-    resume: bool,
-    metadata: Mapping[str, Any] | None,
-) -> RunFolder:
-    fingerprint = train.fingerprint()
-    if not (resume and (path / "run.json").exists()):
-        counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
-        return create_run(path, config, seed=seed, data_fingerprint=fingerprint, metadata=counts | dict(metadata or {}))
-    run = open_run(path)
-    if run.record["data_fingerprint"] != fingerprint:
-        raise InputError(f"{path} was sampled on other training data; give the same data or choose another --out.")
-    if run.record["seed"] != seed or run.config != config:
-        raise InputError(
-            f"{path} has another seed or configuration; leave them out to resume, or choose another --out."
-        )
-    return run
-
-
-def _restore(run: RunFolder, start: _Progress) -> _Progress:
-    if not list(run.path.glob("checkpoint-*.safetensors")):
-        truncate_jsonl(run.path / LOG_FILE, -1)
-        return start
-    step, progress = latest_checkpoint(run, start)
-    truncate_jsonl(run.path / LOG_FILE, step)
-    return progress
-
-
-def _drive(
-    start: _Progress,
-    chunk: Callable,
-    plan: Callable,
-    data: PackedData,
-    config: Config,
-    valid_error: Callable[[Params], dict[str, float]],
-    run: RunFolder | None,
-    progress: bool,
-) -> _Progress:
-    sampler = config.sampler
-    states, samples, num_samples = start.states, start.samples, int(start.num_samples)
-    first = int(np.asarray(states.step).max())
-    saved, rows = time.monotonic(), []
-    with tqdm(
-        total=schedule.total_steps(sampler), initial=first, unit="step", desc="fit", disable=None if progress else True
-    ) as bar:
-        for part in chain.drive(chunk, states, data, plan, sampler):
-            _check_finite(part, run)
-            states = part.states
-            rows.append(part.infos)
-            if part.is_sample:
-                position = states.sampler.position
-                samples = jax.tree.map(lambda all_, one, k=num_samples: all_.at[:, k].set(one), samples, position)
-                num_samples += 1
-            if part.step % sampler.log_every == 0 or part.is_sample:
-                row = _log_row(part.step, num_samples, rows, valid_error(states.sampler.position))
-                rows = []
-                bar.set_postfix(loss=f"{row['loss']:.2f}", forces=f"{row.get('valid_forces_mae', float('nan')):.4f}")
-                if run is not None:
-                    append_jsonl(run.path / LOG_FILE, row)
-            bar.update(part.step - bar.n)
-            # Only between log rows, so that a resumed run averages each row over the same steps.
-            due = part.is_sample or time.monotonic() - saved > CHECKPOINT_SECONDS
-            if run is not None and due and not rows:
-                save_checkpoint(run, part.step, _Progress(states, samples, jnp.asarray(num_samples, jnp.int32)))
-                saved = time.monotonic()
-    return _Progress(states, samples, jnp.asarray(num_samples, jnp.int32))
-
-
-def _check_finite(part: chain.Chunk, run: RunFolder | None) -> None:
-    finite = np.asarray(part.infos.sghmc.is_finite)
-    if finite.all():
-        return
-    index, which = np.argwhere(~finite)[0]
-    step = part.step - len(finite) + int(index) + 1
-    cause = "gradient" if not np.isfinite(part.infos.sghmc.grad_norm[index, which]) else "state"
-    kept = "" if run is None else f" The last checkpoint in {run.path} is sound."
-    raise DivergenceError(
-        f"Chain {which} diverged at step {step}: its {cause} is not finite; lower sampler.step_size_first and"
-        f" sampler.cycle_step_size, or look for wrong labels.{kept}"
-    )
-
-
-def _log_row(step: int, num_samples: int, parts: list[chain.StepInfo], valid_error: dict[str, float]) -> dict[str, Any]:
-    """Means over the steps since the last row and over chains."""
-    infos = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return {
-        "step": step,
-        "num_samples": num_samples,
-        "loss": -float(infos.estimate.log_likelihood.mean()),
-        "log_prior": float(infos.estimate.log_prior[-1].mean()),
-        "train_forces_rmse": float(np.sqrt(infos.estimate.forces_square_error.mean())),
-        **valid_error,
-        "step_size": float(infos.step_size[-1, 0]),
-        "temperature": float(infos.temperature[-1, 0]),
-        "kinetic_temperature": float(infos.sghmc.kinetic_temperature.mean()),
-        "configurational_temperature": float(infos.configurational_temperature.mean()),
-        "gradient_norm": float(infos.sghmc.grad_norm.mean()),
-        "noise_scale": float(infos.sghmc.noise_scale[-1].mean()),
-    }
-
-
-def _valid_error(valid: Dataset | None, config: Config, statistics: Statistics) -> Callable[[Params], dict[str, float]]:
-    """Force errors of the chains' present positions on the validation set, in eV/Angstrom, mean over chains."""
+def _valid_error(
+    valid: Dataset | None, config: Config, statistics: Statistics
+) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Force errors of each chain's present position on the validation set, in eV/Angstrom [chain]."""
     if valid is None or not np.isfinite(valid.forces).any():
         return lambda _: {}
     packed = pack(valid, config.model.cutoff, statistics.species, statistics.shifts)
@@ -286,8 +197,8 @@ def _valid_error(valid: Dataset | None, config: Config, statistics: Statistics) 
 
     on_device = jax.device_put(packed)
 
-    def evaluate(position: Params) -> dict[str, float]:
+    def evaluate(position: Params) -> dict[str, np.ndarray]:
         mae, rmse = errors(position, on_device)
-        return {"valid_forces_mae": float(jnp.mean(mae)), "valid_forces_rmse": float(jnp.mean(rmse))}
+        return {"valid_forces_mae": np.asarray(mae), "valid_forces_rmse": np.asarray(rmse)}
 
     return evaluate

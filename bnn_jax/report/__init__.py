@@ -12,13 +12,12 @@ from bnn_jax.report.plots import (
     roc,
     write_evaluation,
 )
-from bnn_jax.report.run_report import assess, diagnose, write_run_report
+from bnn_jax.report.run_report import assess, write_run_report
 from bnn_jax.report.table import score_table, scores_to_json, to_json
 
 __all__ = [
     "assess",
     "calibration",
-    "diagnose",
     "energy_path",
     "error_density",
     "error_vs_std",

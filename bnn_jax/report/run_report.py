@@ -9,18 +9,15 @@ import numpy as np
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.checkpoint import read_jsonl, write_text_atomic
-from bnn_jax.evaluation import OUTLIER_THRESHOLD, convergence, score
+from bnn_jax.evaluation import OUTLIER_THRESHOLD, score
 from bnn_jax.methods import Posterior
 from bnn_jax.report._figure import save
 from bnn_jax.report.chain_plots import rhat, training
 from bnn_jax.report.plots import write_evaluation
 from bnn_jax.report.table import scores_to_json, to_json
+from bnn_jax.sampling.diagnostics import MIN_DRAWS
 from bnn_jax.types import InputError
-
-MIN_SAMPLES = 4
-"""Samples a chain below which R-hat and the effective sample size are undefined."""
-NUM_MONITORED = 100
-"""Held-out structures that R-hat and the effective sample size are computed on, at most."""
+from bnn_jax.verdict import summary
 
 
 def assess(posterior: Posterior, test: Dataset, plots: Path | None = None) -> dict[str, float]:
@@ -40,30 +37,6 @@ def assess(posterior: Posterior, test: Dataset, plots: Path | None = None) -> di
     if plots is not None:
         write_evaluation(plots, predictive, test.energy, test.forces, forces_threshold=OUTLIER_THRESHOLD)
     return scores
-
-
-def diagnose(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], np.ndarray]:
-    """Summary of R-hat and effective sample size of the predictions for held-out structures, and every R-hat.
-
-    Args:
-        posterior: the samples, at least four a chain.
-        held_out: structures; the first hundred are used.
-    """
-    monitored = held_out.take(np.arange(min(len(held_out), NUM_MONITORED)))
-    result = convergence(posterior, monitored)
-    rhats, sizes = (result[name][np.isfinite(result[name])] for name in ("rhat", "ess"))
-    summary = {
-        "rhat_median": float(np.median(rhats)) if rhats.size else float("nan"),
-        "rhat_max": float(rhats.max(initial=-np.inf)),
-        "rhat_fraction_above_1.05": float(np.mean(rhats > 1.05)) if rhats.size else float("nan"),
-        "ess_median": float(np.median(sizes)) if sizes.size else float("nan"),
-        "ess_min": float(sizes.min(initial=np.inf)),
-        "num_quantities": result["rhat"].size,
-        "num_structures": len(monitored),
-        "num_chains": posterior.num_chains,
-        "num_samples": posterior.num_samples,
-    }
-    return summary, result["rhat"]
 
 
 def write_run_report(
@@ -91,15 +64,22 @@ def write_run_report(
         raise InputError(f"Folder {plots} cannot be made ({error.strerror}); check the disk.") from error
     _plot_training(folder / "log.jsonl", plots / "training.png")
     report = {}
-    enough = posterior.num_samples // posterior.num_chains >= MIN_SAMPLES
     path = folder / "diagnostics.json"
-    if held_out is not None and enough and not path.exists():
-        summary, rhats = diagnose(posterior, held_out)
-        if np.isfinite(rhats).any():
-            save(rhat(rhats), plots / "rhat.png")
-        write_text_atomic(path, to_json(summary))
-    if path.exists():
-        report["diagnostics"] = json.loads(path.read_text())
+    if not path.exists():
+        numbers: dict[str, Any] = {}
+        if held_out is not None and posterior.num_samples // posterior.num_chains >= MIN_DRAWS:
+            numbers, rhats = summary(posterior, held_out)
+            if np.isfinite(rhats).any():
+                save(rhat(rhats), plots / "rhat.png")
+        if posterior.sampling is not None:
+            numbers |= {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in posterior.sampling._asdict().items()
+            }
+        if posterior.verdict is not None:
+            numbers |= {"verdict": posterior.verdict.sentence, "findings": list(posterior.verdict.findings)}
+        write_text_atomic(path, to_json(numbers))
+    report["diagnostics"] = json.loads(path.read_text())
     path = folder / "metrics.json"
     if test is not None and not path.exists():
         write_text_atomic(path, scores_to_json(assess(posterior, test, plots / "test")))

@@ -90,12 +90,14 @@ def to_json(values: Mapping[str, object]) -> str:
     """Plain values as strict JSON, where a number that is not finite becomes null.
 
     Args:
-        values: strings, numbers and dictionaries of them.
+        values: strings, numbers, and lists and dictionaries of them.
     """
 
     def strict(value: object) -> object:
         if isinstance(value, Mapping):
             return {key: strict(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [strict(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(strict(values), indent=2, allow_nan=False) + "\n"

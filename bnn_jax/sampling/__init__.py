@@ -3,5 +3,7 @@
 from bnn_jax.sampling import amsgrad as amsgrad
 from bnn_jax.sampling import chain as chain
 from bnn_jax.sampling import diagnostics as diagnostics
+from bnn_jax.sampling import guard as guard
+from bnn_jax.sampling import progress as progress
 from bnn_jax.sampling import schedule as schedule
 from bnn_jax.sampling import sghmc as sghmc

@@ -1,12 +1,12 @@
-"""Chains of the sampler: one step with its adaptation, chunks of steps on the device, and the loop that drives them.
+"""Chains of the sampler: one step with its adaptation, chunks of steps on the device, and their minibatches.
 
 A chain is a pure function of its key and the plan of minibatches: the noise of step t comes from ``fold_in(key, t)``
 and the minibatch from the epoch that t falls in. How the steps are cut into chunks, and whether a run was stopped and
 resumed in between, therefore changes nothing.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -20,8 +20,6 @@ from bnn_jax.config import SamplerConfig
 from bnn_jax.sampling import amsgrad, diagnostics, schedule, sghmc
 from bnn_jax.types import Params, PRNGKey
 
-MAX_CHUNK_SECONDS = 5.0
-
 
 class ChainState(NamedTuple):
     """All that a chain is between two steps; every leaf gains a leading ``chain`` axis in a run of several."""
@@ -32,6 +30,8 @@ class ChainState(NamedTuple):
     """Fixed for the whole chain."""
     sampler: sghmc.SGHMCState
     mass: amsgrad.AMSGradState
+    step_scale: Float[Array, ""]
+    """Factor on the schedule's step sizes: 1, halved each time that a divergence asks for it."""
 
 
 class StepInfo(NamedTuple):
@@ -39,6 +39,8 @@ class StepInfo(NamedTuple):
 
     step_size: Float[Array, ""]
     temperature: Float[Array, ""]
+    potential_energy: Float[Array, ""]
+    """Minus the minibatch's estimate of the full-data log density, of the position before the step."""
     configurational_temperature: Float[Array, ""]
     """Of the position before the step, from the minibatch's gradient: noisy, for averages over many steps."""
     sghmc: sghmc.SGHMCInfo
@@ -48,7 +50,15 @@ class StepInfo(NamedTuple):
 
 def init(rng_key: PRNGKey, position: Params) -> ChainState:
     """A chain at rest at ``position``, with no mass yet."""
-    return ChainState(jnp.zeros((), jnp.int32), rng_key, sghmc.init(position), amsgrad.init(position))
+    return ChainState(
+        jnp.zeros((), jnp.int32), rng_key, sghmc.init(position), amsgrad.init(position), jnp.ones((), jnp.float32)
+    )
+
+
+def halve_step(state: ChainState) -> ChainState:
+    """The state from which the chain goes on with half the step size, its physical momentum kept."""
+    scale = state.step_scale
+    return state._replace(sampler=sghmc.rescale_momentum(state.sampler, scale, scale / 2), step_scale=scale / 2)
 
 
 def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfig) -> Callable:
@@ -69,31 +79,66 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
     freeze_step = schedule.freeze_step(config)
 
     def step(state: ChainState, minibatch: Any) -> tuple[ChainState, StepInfo]:
-        (_, estimate), gradient = value_and_grad_fn(state.sampler.position, minibatch)
+        (log_density, estimate), gradient = value_and_grad_fn(state.sampler.position, minibatch)
         mean_gradient = jax.tree.map(lambda g: g / data_size, gradient)
         adapted = amsgrad.update(state.mass, mean_gradient, config.beta)
         adapting = schedule.mass_is_adapting(state.step, freeze_step)
         mass = jax.tree.map(lambda new, old: jnp.where(adapting, new, old), adapted, state.mass)
-        step_size = schedule.step_size(state.step, config)
+        step_size = state.step_scale * schedule.step_size(state.step, config)
+        previous_step_size = state.step_scale * schedule.step_size(state.step - 1, config)
         temperature = schedule.temperature(state.step, config)
         sampler, info = kernel(
             jax.random.fold_in(state.rng_key, state.step),
-            sghmc.rescale_momentum(state.sampler, schedule.step_size(state.step - 1, config), step_size),
+            sghmc.rescale_momentum(state.sampler, previous_step_size, step_size),
             lambda *_: gradient,  # the mass has already asked for it
             minibatch,
             step_size,
             amsgrad.inverse_mass(mass, config.beta, config.stability),
             temperature,
         )
-        new_state = ChainState(state.step + 1, state.rng_key, sampler, mass)
+        new_state = ChainState(state.step + 1, state.rng_key, sampler, mass, state.step_scale)
         descent = jax.tree.map(jnp.negative, gradient)
         configurational = diagnostics.configurational_temperature(state.sampler.position, descent)
-        return new_state, StepInfo(step_size, temperature, configurational, info, estimate)
+        return new_state, StepInfo(step_size, temperature, -log_density, configurational, info, estimate)
 
     return step
 
 
-def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Callable:
+@dataclass(frozen=True)
+class Chunk:
+    """Many steps of many chains in one compiled call; see :func:`build_chunk`."""
+
+    jitted: Any
+    sharding: NamedSharding
+    """Of the states."""
+
+    def __call__(
+        self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int
+    ) -> tuple[ChainState, StepInfo]:
+        """States after the first ``num_steps`` of the plan, and infos [step, chain] of which the rest is zero."""
+        # Where the chunk leaves its states: the first call, with states from elsewhere, would compile for itself.
+        return self.jitted(jax.device_put(states, self.sharding), data, plan, num_steps)
+
+    def lower(self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"]) -> Any:
+        """The call traced, as :meth:`jax.stages.Wrapped.lower` has it; a call of these shapes does not trace again."""
+        return self.jitted.lower(jax.device_put(states, self.sharding), data, plan, 1)
+
+
+def peak_bytes(lowered: Any) -> int:
+    """Memory of a call on each device, arguments and results included, as XLA plans it; compiles what was lowered.
+
+    Args:
+        lowered: from :meth:`Chunk.lower`.
+    """
+    memory = lowered.compile().memory_analysis()
+    if memory is None:  # not every backend says
+        return 0
+    return sum(
+        int(getattr(memory, f"{part}_size_in_bytes")) for part in ("argument", "output", "temp", "generated_code")
+    )
+
+
+def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Chunk:
     """Many steps of many chains in one compiled call, the chains spread evenly over devices.
 
     Chains never communicate: each device runs its own loop over its own chains, as many devices as divide them.
@@ -135,11 +180,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Call
 
         return jax.lax.fori_loop(0, num_steps, body, (states, infos))
 
-    def placed_chunk(states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int) -> Any:
-        # Where the chunk leaves its states: the first call, with states from elsewhere, would compile for itself.
-        return chunk(jax.device_put(states, NamedSharding(mesh, chains)), data, plan, num_steps)
-
-    return placed_chunk
+    return Chunk(chunk, NamedSharding(mesh, chains))
 
 
 @lru_cache(maxsize=64)
@@ -168,48 +209,3 @@ def minibatch_plan(
 
     steps = range(first_step, first_step + num_steps)
     return np.stack([np.stack([row(step, chain) for chain in range(num_chains)]) for step in steps]).astype(np.int32)
-
-
-class Chunk(NamedTuple):
-    """What the driving loop hands out after each chunk."""
-
-    states: ChainState
-    infos: StepInfo
-    """Host arrays [step, chain] of this chunk's steps."""
-    step: int
-    """Steps taken so far."""
-    is_sample: bool
-    """Whether the positions are now samples."""
-
-
-def drive(
-    chunk_fn: Callable, states: ChainState, data: Any, plan_fn: Callable, config: SamplerConfig
-) -> Iterator[Chunk]:
-    """Run chains from where ``states`` stands to their last sample, in chunks of a few seconds.
-
-    Args:
-        chunk_fn: from :func:`build_chunk`.
-        states: chains, with a leading ``chain`` axis.
-        data: passed to ``chunk_fn``.
-        plan_fn: ``(first_step, num_steps) -> [step, chain, batch]``.
-        config: the sampler's settings.
-
-    Yields:
-        A :class:`Chunk` at least at every multiple of ``log_every`` and at every sample.
-    """
-    sample_steps = schedule.sample_steps(config)
-    stops = np.union1d(sample_steps, np.arange(0, sample_steps[-1], config.log_every))
-    step, length = int(np.asarray(states.step).max()), 1
-    while step < sample_steps[-1]:
-        num_steps = min(length, int(stops[stops > step][0]) - step)
-        rows = plan_fn(step, num_steps)
-        plan = np.zeros((config.log_every, *rows.shape[1:]), rows.dtype)  # one shape for chunks of any length
-        plan[:num_steps] = rows
-        start = time.perf_counter()
-        states, infos = chunk_fn(states, data, plan, num_steps)
-        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], infos)  # waits for the device
-        seconds = time.perf_counter() - start
-        step += num_steps
-        yield Chunk(states, infos, step, step in sample_steps)
-        if num_steps == length:
-            length = min(config.log_every, 2 * length if seconds < MAX_CHUNK_SECONDS / 2 else length)

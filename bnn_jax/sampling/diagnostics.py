@@ -4,6 +4,8 @@ Weights of a network have no meaning one by one (neurons permute, layers rescale
 size are those of quantities in function space: predictions on a fixed set of structures.
 """
 
+from functools import lru_cache
+
 import blackjax
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,17 @@ from jaxtyping import Array, Float, Real
 
 from bnn_jax.types import Params
 
-__all__ = ["configurational_temperature", "function_space_ess", "function_space_rhat", "kinetic_temperature"]
+__all__ = [
+    "MIN_DRAWS",
+    "configurational_temperature",
+    "function_space_ess",
+    "function_space_rhat",
+    "kinetic_temperature",
+    "rhat_by_chance",
+]
 
-_MIN_DRAWS = 4  # halves of two draws: the fewest with a variance
+MIN_DRAWS = 4
+"""Draws a chain below which R-hat is not defined: halves of two draws are the fewest with a variance."""
 _rhat, _ess_bulk = (
     jax.jit(blackjax.rhat),
     jax.jit(blackjax.ess_bulk),
@@ -39,7 +49,7 @@ def function_space_rhat(draws: Float[Array | np.ndarray, "chain sample quantity"
         Vehtari et al. (2021), doi:10.1214/20-BA1221, section 4; computed by BlackJAX.
     """
     _, num_draws, num_quantities = draws.shape
-    if num_draws < _MIN_DRAWS:
+    if num_draws < MIN_DRAWS:
         return jnp.full(num_quantities, jnp.nan)
     return _rhat(jnp.asarray(draws)).reshape(num_quantities)
 
@@ -58,9 +68,25 @@ def function_space_ess(draws: Float[Array | np.ndarray, "chain sample quantity"]
         Vehtari et al. (2021), doi:10.1214/20-BA1221, section 4; computed by BlackJAX.
     """
     _, num_draws, num_quantities = draws.shape
-    if num_draws < _MIN_DRAWS:
+    if num_draws < MIN_DRAWS:
         return jnp.full(num_quantities, jnp.nan)
     return _ess_bulk(jnp.asarray(draws)).reshape(num_quantities)
+
+
+@lru_cache
+def rhat_by_chance(num_chains: int, num_draws: int, quantile: float) -> float:
+    """Quantile of :func:`function_space_rhat` over independent normal draws: what even perfect chains may show.
+
+    Args:
+        num_chains: chains.
+        num_draws: draws of each.
+        quantile: between 0 and 1.
+
+    Returns:
+        The quantile, from 2,000 simulated quantities with a fixed seed; NaN with fewer than 4 draws.
+    """
+    draws = np.random.default_rng(0).normal(size=(num_chains, num_draws, 2_000))
+    return float(np.quantile(np.asarray(function_space_rhat(draws)), quantile))
 
 
 def kinetic_temperature(

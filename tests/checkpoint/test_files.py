@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.checkpoint import append_jsonl, read_jsonl, truncate_jsonl, write_text_atomic
+from bnn_jax.checkpoint import append_jsonl, files, read_jsonl, require_room, truncate_jsonl, write_text_atomic
 from bnn_jax.types import InputError
 
 
@@ -67,19 +67,37 @@ def test_half_written_last_line_is_dropped(tmp_path):
     with path.open("a") as handle:
         handle.write('{"step": 2')
     assert read_jsonl(path) == [{"step": 1}]
-    truncate_jsonl(path, 5)
+    truncate_jsonl(path, lambda _: True)
     append_jsonl(path, {"step": 3})
     assert read_jsonl(path) == [{"step": 1}, {"step": 3}]
 
 
+def up_to_three(row):
+    return row.get("step", 0) <= 3
+
+
+def test_truncate_names_what_a_row_lacks(tmp_path):
+    append_jsonl(tmp_path / "log.jsonl", {"note": "no step"})
+    with pytest.raises(InputError, match=r"A row of .*log\.jsonl lacks 'step'"):
+        truncate_jsonl(tmp_path / "log.jsonl", lambda row: row["step"] < 3)
+    assert read_jsonl(tmp_path / "log.jsonl") == [{"note": "no step"}]
+
+
+def test_room_that_is_not_there_is_named(tmp_path, monkeypatch):
+    require_room(tmp_path, 1, "The plots")
+    monkeypatch.setattr(files, "free_disk", lambda _: 2**20)
+    with pytest.raises(InputError, match=r"The plots need 2 MiB in .*, whose disk has 1 MiB left; free some space"):
+        require_room(tmp_path, 2**21, "The plots")
+
+
 def test_truncate_drops_what_the_checkpoint_has_not_seen(tmp_path):
     path = tmp_path / "log.jsonl"
-    truncate_jsonl(path, 3)
+    truncate_jsonl(path, up_to_three)
     assert not path.exists()
     append_jsonl(path, {"note": "no step"})
     for step in range(6):
         append_jsonl(path, {"step": step})
-    truncate_jsonl(path, 3)
+    truncate_jsonl(path, up_to_three)
     assert [row.get("step") for row in read_jsonl(path)] == [None, 0, 1, 2, 3]
 
 

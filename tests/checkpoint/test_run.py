@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from bnn_jax.checkpoint import create_run, latest_checkpoint, open_run, save_checkpoint
+from bnn_jax.checkpoint import create_run, latest_checkpoint, locked, open_run, save_checkpoint
 from bnn_jax.config import Config
 from bnn_jax.types import InputError
 
@@ -37,7 +37,7 @@ def test_created_run_opens_to_the_same(run):
     assert open_run(run.path) == run
     record = json.loads((run.path / "run.json").read_text())
     assert (record["seed"], record["data_fingerprint"], record["metadata"]) == (7, "abc", {"method": "sghmc"})
-    assert set(record["versions"]) == {"python", "bnn_jax", "jax", "flax", "e3nn-jax"}
+    assert set(record["versions"]) == {"python", "bnn_jax", "jax", "jaxlib", "flax", "e3nn-jax"}
     assert Config.from_yaml(run.path / "config.yaml") == Config.preset("tiny")
 
 
@@ -69,7 +69,7 @@ def test_kill_before_the_record_is_no_obstacle_but_a_foreign_config_is(tmp_path)
 
 def test_out_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(InputError, match=r"out cannot be written \(File exists\)"):
+    with pytest.raises(InputError, match=r"out cannot be written \(Not a directory\)"):
         create_run(tmp_path / "out", Config(), seed=0, data_fingerprint="")
 
 
@@ -158,7 +158,7 @@ def test_no_usable_checkpoint(run):
 def test_checkpoint_of_another_model_is_refused_rather_than_passed_over(run):
     save_checkpoint(run, 1, tree(1))
     save_checkpoint(run, 2, tree(2))
-    with pytest.raises(InputError, match=r"Leaf \['x'\] of .*checkpoint-2.safetensors is float64\[3\] where"):
+    with pytest.raises(InputError, match=r"Leaf \['x'\] of .*checkpoint-2.safetensors is F64\[3\] where"):
         latest_checkpoint(run, {"x": np.zeros(4)})
 
 
@@ -196,3 +196,57 @@ def test_a_process_killed_while_writing_leaves_the_last_checkpoint(run):
     np.testing.assert_array_equal(restored["x"], np.ones(3))
     save_checkpoint(run, 3, tree(3))
     assert not partial.exists()
+
+
+def test_a_run_has_one_writer(run):
+    code = (
+        "import sys; from bnn_jax.checkpoint import locked, open_run\nwith locked(open_run(sys.argv[1])): print('mine')"
+    )
+    with locked(run):
+        done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
+        assert "is being sampled by another process; wait for it, or choose another --out." in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "mine\n"
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "plots", "plots/parity.png", "posterior.safetensors"])
+def test_links_out_of_the_folder_are_refused(run, tmp_path, name):
+    """A run folder from a stranger must not make us write elsewhere."""
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).symlink_to(target)
+    with pytest.raises(InputError, match=rf"{name} is a link, and what a run writes must stay in its folder"):
+        open_run(run.path)
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"versions": "all of them"},
+        {"metadata": None},
+        {"environment": 3},
+        {"format_version": {}},
+        {"config_sha256": [1]},
+    ],
+)
+def test_a_malformed_record_is_one_sentence(run, change):
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(record | change))
+    with pytest.raises(InputError, match=r"run\.json is damaged|has run format|is not as the run wrote it"):
+        open_run(run.path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format_version": 1}', "[]", '"', "1" * 20_000_000])
+def test_an_absurd_record_is_one_sentence(run, text):
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json is damaged; restore it from a copy"):
+        open_run(run.path)
+
+
+def test_checkpoints_of_a_future_that_was_left_go(run):
+    for step in (10, 20, 30, 15):
+        save_checkpoint(run, step, tree(step))
+    assert checkpoints(run) == ["checkpoint-15.safetensors"]
+    assert latest_checkpoint(run, LIKE)[0] == 15

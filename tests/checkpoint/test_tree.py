@@ -1,6 +1,7 @@
 """Trees come back bit for bit, and nothing that is damaged or does not fit comes back at all."""
 
 import errno
+import json
 import os
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.checkpoint import DamagedFileError, load_arrays, load_tree, read_metadata, save_tree
+from bnn_jax.checkpoint import DamagedFileError, load_arrays, load_tree, read_metadata, save_tree, tree, tree_bytes
 from bnn_jax.types import InputError
 
 
@@ -92,9 +93,9 @@ def test_same_tree_gives_the_same_bytes(tmp_path, state):
     [
         (
             {"w": np.zeros((2, 3), np.float32)},
-            r"Leaf \['w'\] of .* is float32\[3, 2\] where float32\[2, 3\] is expected",
+            r"Leaf \['w'\] of .* is F32\[3, 2\] where F32\[2, 3\] is expected",
         ),
-        ({"w": np.zeros((3, 2))}, r"Leaf \['w'\] of .* is float32\[3, 2\] where float64\[3, 2\] is expected"),
+        ({"w": np.zeros((3, 2))}, r"Leaf \['w'\] of .* is F32\[3, 2\] where F64\[3, 2\] is expected"),
         ({"v": np.zeros((3, 2), np.float32)}, r"has no leaf \['v'\]; use the configuration"),
         ({}, r"has an unexpected leaf \['w'\]; use the configuration"),
     ],
@@ -166,3 +167,36 @@ def test_full_disk_keeps_the_old_tree(tmp_path, monkeypatch):
 def test_a_leaf_that_is_no_number_is_a_type_error(tmp_path, leaf):
     with pytest.raises(TypeError, match=r"Leaf \['a'\] of the tree"):
         save_tree(tmp_path / "x.safetensors", {"a": leaf})
+
+
+def test_shapes_are_refused_before_anything_is_read(tmp_path, monkeypatch):
+    """A stranger's file of another shape must not make us allocate."""
+    path = tmp_path / "x.safetensors"
+    save_tree(path, {"x": np.zeros(1000)})
+
+    def no_reading(*_):
+        raise AssertionError("read")
+
+    monkeypatch.setattr(tree, "_read_arrays", no_reading)
+    with pytest.raises(InputError, match=r"is F64\[1000\] where F64\[2\] is expected"):
+        load_tree(path, {"x": np.zeros(2)})
+    monkeypatch.setattr(tree, "available_memory", lambda: 10)
+    with pytest.raises(InputError, match="there is memory for 10 bytes"):
+        load_arrays(path)
+
+
+def test_a_header_that_claims_more_than_there_is(tmp_path):
+    header = json.dumps({"x": {"dtype": "F64", "shape": [2**40], "data_offsets": [0, 2**43]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(100))
+    with pytest.raises(DamagedFileError, match="truncated or no safetensors file"):
+        load_arrays(path)
+    path.write_bytes((2**62).to_bytes(8, "little") + header)
+    with pytest.raises(DamagedFileError, match="truncated or no safetensors file"):
+        load_arrays(path)
+
+
+def test_size_of_the_file(tmp_path, state):
+    save_tree(tmp_path / "x.safetensors", state)
+    size = (tmp_path / "x.safetensors").stat().st_size
+    assert 0 < size - tree_bytes(state) < 4096

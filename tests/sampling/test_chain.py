@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bnn_jax.config import SamplerConfig
-from bnn_jax.sampling import amsgrad, chain, schedule, sghmc
+from bnn_jax.sampling import amsgrad, chain, progress, schedule, sghmc
 
 CONFIG = SamplerConfig(
     num_samples=3, batch_size=2, convergence_steps=20, cycle_steps=8, log_every=5, freeze_fraction=0.6, beta=0.9
@@ -60,9 +60,10 @@ def start(num_chains: int) -> chain.ChainState:
     return jax.vmap(chain.init)(keys, position)
 
 
-def run(num_chains: int, config: SamplerConfig = CONFIG, states: chain.ChainState | None = None) -> list[chain.Chunk]:
-    states = start(num_chains) if states is None else states
-    return list(chain.drive(chunk_of(num_chains), states, DATA, plan_fn(num_chains), config))
+def run(num_chains: int, states: chain.ChainState | None = None) -> list[progress.Turn]:
+    states, chunk, plan = start(num_chains) if states is None else states, chunk_of(num_chains), plan_fn(num_chains)
+    infos = chunk.lower(states, DATA, np.zeros((CONFIG.log_every, num_chains, CONFIG.batch_size), np.int32)).out_info[1]
+    return list(progress.drive(progress.begin(states, infos, CONFIG), chunk, DATA, plan, CONFIG))
 
 
 def key_free(states: chain.ChainState) -> chain.ChainState:
@@ -108,35 +109,48 @@ class TestMinibatchPlan:
 
 
 def test_drive_stops_at_every_sample_and_every_log_row() -> None:
-    chunks = run(2)
-    stops = [part.step for part in chunks]
-    assert [part.step for part in chunks if part.is_sample] == [20, 28, 36] == list(schedule.sample_steps(CONFIG))
-    assert set(range(5, 36, 5)) <= set(stops)
+    turns = run(2)
+    stops = [int(turn.progress.step) for turn in turns]
+    rows = [stop for stop, turn in zip(stops, turns, strict=True) if turn.row is not None]
+    assert rows == sorted({*range(5, 36, 5), *schedule.sample_steps(CONFIG).tolist()})
+    counts = {stop: int(turn.progress.num_samples) for stop, turn in zip(stops, turns, strict=True)}
+    assert [counts[step] for step in (19 if 19 in counts else 15, 20, 25, 28, 30, 36)] == [0, 1, 1, 2, 2, 3]
     assert stops[-1] == schedule.total_steps(CONFIG)
-    np.testing.assert_array_equal(chunks[-1].states.step, [36, 36])
-    lengths = [part.infos.step_size.shape[0] for part in chunks]
-    np.testing.assert_array_equal(np.cumsum(lengths), stops)
-    assert all(part.infos.step_size.shape[1] == 2 for part in chunks)
-    step_sizes = np.concatenate([part.infos.step_size[:, 0] for part in chunks])
-    np.testing.assert_allclose(step_sizes, [schedule.step_size(step, CONFIG) for step in range(36)], rtol=1e-5)
+    np.testing.assert_array_equal(turns[-1].progress.states.step, [36, 36])
+    step_sizes = np.concatenate([turn.row.step_size for turn in turns if turn.row is not None])
+    assert step_sizes.shape == (36, 2)
+    expected = [schedule.step_size(step, CONFIG) for step in range(36)]
+    np.testing.assert_allclose(step_sizes[:, 0], expected, rtol=1e-5)
+
+
+def test_samples_are_the_positions_at_the_sample_steps() -> None:
+    turns = run(2)
+    for index, step in enumerate(schedule.sample_steps(CONFIG)):
+        (turn,) = (turn for turn in turns if turn.progress.step == step)
+        for name in ("weights", "bias"):
+            position = turn.progress.states.sampler.position[name]
+            np.testing.assert_array_equal(turns[-1].progress.samples[name][:, index], position)
 
 
 def test_chunks_do_not_matter() -> None:
     """In chunks of a growing length, of one step, and from the middle: the same bits."""
     whole = run(2)
-    middle = next(part.states for part in whole if part.step == 10)
-    resumed = run(2, states=middle)
-    assert_same(resumed[-1].states, whole[-1].states)
+    for turn in whole[:-1]:
+        resumed = list(progress.drive(turn.progress, chunk_of(2), DATA, plan_fn(2), CONFIG))
+        last, expected = resumed[-1], whole[-1]
+        assert_same(last.progress.states, expected.progress.states)
+        jax.tree.map(np.testing.assert_array_equal, last.row, expected.row)
+        jax.tree.map(np.testing.assert_array_equal, last.progress.samples, expected.progress.samples)
     states = start(2)
     for step in range(36):
         plan = np.pad(plan_fn(2)(step, 1), ((0, CONFIG.log_every - 1), (0, 0), (0, 0)))
         states, _ = chunk_of(2)(states, DATA, plan, 1)
-    assert_same(states, whole[-1].states)
+    assert_same(states, whole[-1].progress.states)
 
 
 @pytest.mark.usefixtures("x64")
 def test_vmapped_chains_equal_each_chain_alone() -> None:
-    together = run(3)[-1].states
+    together = run(3)[-1].progress.states
     for index in range(3):
         states = jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], start(3))
         step = jax.jit(STEP)
@@ -150,11 +164,11 @@ def test_vmapped_chains_equal_each_chain_alone() -> None:
 def test_chains_on_several_devices_equal_those_on_one(tmp_path: Path) -> None:
     """The number of devices is fixed when a process starts, so another one has two."""
     command = "import sys, numpy, jax; from tests.sampling import test_chain as t; assert len(jax.devices()) == 2; "
-    command += "numpy.savez(sys.argv[1], **t.run(2)[-1].states.sampler.position)"
+    command += "numpy.savez(sys.argv[1], **t.run(2)[-1].progress.states.sampler.position)"
     root, file = Path(__file__).parents[2], tmp_path / "position.npz"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", command, str(file)], cwd=root, env=environment, check=True)
-    position = run(2)[-1].states.sampler.position
+    position = run(2)[-1].progress.states.sampler.position
     with np.load(file) as elsewhere:
         for name in ("weights", "bias"):
             np.testing.assert_allclose(elsewhere[name], position[name], rtol=1e-5)
@@ -163,7 +177,7 @@ def test_chains_on_several_devices_equal_those_on_one(tmp_path: Path) -> None:
 def test_chains_differ() -> None:
     keys = jax.random.split(jax.random.key(3), 2)
     position = {"weights": jnp.ones((2, 3)), "bias": jnp.zeros(2)}
-    states = run(2, states=jax.vmap(chain.init)(keys, position))[-1].states
+    states = run(2, states=jax.vmap(chain.init)(keys, position))[-1].progress.states
     weights = states.sampler.position["weights"]
     assert np.abs(weights[0] - weights[1]).min() > 1e-4
 

@@ -1,0 +1,183 @@
+"""Whether the samples of a run can be taken for the posterior: diagnostics turned into words and an advice."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.evaluation import convergence_of
+from bnn_jax.methods.base import Posterior, SamplingRecord
+from bnn_jax.sampling.diagnostics import MIN_DRAWS, rhat_by_chance
+from bnn_jax.types import Predictive, Verdict
+
+MAX_MONITORED = 100
+"""Structures that a verdict looks at, at most."""
+MAX_HEATING = 0.1
+"""Relative deviation of the mean kinetic temperature from the target that is still called right."""
+MAX_Z = 1.5
+"""Root mean square of error over std, or its inverse, up to which error bars are called right."""
+MAX_ERROR_RATIO = 2.0
+"""A sample with more than so many times the median force error of all samples disagrees with them."""
+CHANCE = 0.95
+"""Quantile of R-hat among independent draws beyond which a median R-hat counts as disagreement."""
+
+
+class Finding(NamedTuple):
+    """One thing that was noticed."""
+
+    is_grave: bool
+    text: str
+
+
+def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) -> Verdict:
+    """Look at agreement of the chains, temperature, calibration and single samples.
+
+    Args:
+        posterior: the samples.
+        held_out: structures to predict; the first hundred are used.
+        labels_are_held_out: whether their labels were kept from the training, so that errors mean something.
+
+    Raises:
+        InputError: a structure holds an element that was not in training.
+    """
+    held_out = monitored(held_out)
+    predictive = posterior.predict(held_out)
+    findings = [*_stopped(posterior), *_agreement(posterior, predictive), *_temperature(posterior.sampling)]
+    if labels_are_held_out and np.isfinite(held_out.forces).any():
+        findings += [*_calibration(predictive, held_out), *_samples(predictive, held_out, posterior.num_chains)]
+    findings += _halvings(posterior.sampling)
+    texts = tuple(finding.text for finding in sorted(findings, key=lambda finding: not finding.is_grave))
+    grave = [finding.text for finding in findings if finding.is_grave]
+    if grave:
+        more = "" if len(grave) == 1 else f" ({len(grave) - 1} more such findings)"
+        return Verdict(False, f"Do not trust the error bars of this run yet: {grave[0]}{more}.", texts)
+    return Verdict(True, "No reason was found to distrust the error bars of this run.", texts)
+
+
+def monitored(dataset: Dataset) -> Dataset:
+    """The structures that diagnostics look at: the first hundred."""
+    return dataset.take(np.arange(min(len(dataset), MAX_MONITORED)))
+
+
+def summary(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], Float[np.ndarray, " quantity"]]:
+    """Summary of R-hat and effective sample size of the predictions for held-out structures, and every R-hat.
+
+    Args:
+        posterior: the samples, at least four a chain.
+        held_out: structures; the first hundred are used.
+    """
+    held_out = monitored(held_out)
+    result = convergence_of(posterior.predict(held_out), posterior.num_chains)
+    rhats, sizes = (result[name][np.isfinite(result[name])] for name in ("rhat", "ess"))
+    numbers = {
+        "rhat_median": _median(rhats),
+        "rhat_max": float(rhats.max(initial=-np.inf)),
+        "rhat_fraction_above_1.05": float(np.mean(rhats > 1.05)) if rhats.size else float("nan"),
+        "rhat_by_chance": rhat_by_chance(posterior.num_chains, posterior.num_samples // posterior.num_chains, CHANCE),
+        "ess_median": _median(sizes),
+        "ess_min": float(sizes.min(initial=np.inf)),
+        "num_quantities": result["rhat"].size,
+        "num_structures": len(held_out),
+        "num_chains": posterior.num_chains,
+        "num_samples": posterior.num_samples,
+    }
+    return numbers, result["rhat"]
+
+
+def _stopped(posterior: Posterior) -> list[Finding]:
+    stopped = () if posterior.sampling is None else posterior.sampling.stopped
+    return [
+        Finding(
+            True,
+            f"chain {chain} diverged at step {step} ({cause}) and its samples are left out: lower the step size,"
+            " and look for wrong labels",
+        )
+        for chain, step, cause in stopped
+    ]
+
+
+def _agreement(posterior: Posterior, predictive: Predictive) -> list[Finding]:
+    num_chains, per_chain = posterior.num_chains, posterior.num_samples // posterior.num_chains
+    if per_chain < MIN_DRAWS:
+        text = f"{per_chain} samples a chain are too few to see whether chains agree: raise sampler.num_samples to"
+        return [Finding(True, f"{text} {MIN_DRAWS} or more")]
+    rhat = convergence_of(predictive, num_chains)["rhat"]
+    by_chance = rhat_by_chance(num_chains, per_chain, CHANCE)
+    num_energies = len(predictive.energy)
+    medians = {"energies": _median(rhat[:num_energies]), "forces": _median(rhat[num_energies:])}
+    apart = [name for name, value in medians.items() if value > by_chance]
+    if not apart:
+        return []
+    who = f"the {num_chains} chains do" if num_chains > 1 else "the two halves of the chain do"
+    worst = max(medians[name] for name in apart)
+    return [
+        Finding(
+            True,
+            f"{who} not agree on {' and '.join(apart)} (median R-hat {worst:.2f}, where independent samples give at"
+            f" most {by_chance:.2f}): run longer (sampler.convergence_steps, sampler.cycle_steps) or lower the step"
+            " size",
+        )
+    ]
+
+
+def _temperature(sampling: SamplingRecord | None) -> list[Finding]:
+    if sampling is None or sampling.temperature == 0:
+        return []
+    ratios = np.array(sampling.kinetic_temperature) / sampling.temperature
+    ratios = ratios[np.isfinite(ratios)]
+    if not ratios.size or np.abs(ratios - 1).max() <= MAX_HEATING:
+        return []
+    worst = ratios[np.argmax(np.abs(ratios - 1))]
+    cure = "raise sampler.batch_size or lower sampler.cycle_step_size" if worst > 1 else "lower sampler.cycle_step_size"
+    return [Finding(True, f"the chains move at {worst:.2f} times the temperature that was asked for: {cure}")]
+
+
+def _calibration(predictive: Predictive, held_out: Dataset) -> list[Finding]:
+    """Root mean square of error over std, judged where its scatter over structures allows."""
+    labelled = np.isfinite(held_out.forces)
+    z = np.where(labelled, (predictive.forces - held_out.forces) / predictive.forces_std, 0.0)
+    first = held_out.offsets[:-1]
+    counts = np.add.reduceat(labelled.sum(axis=1), first)
+    squares = np.add.reduceat((z**2).sum(axis=1), first)[counts > 0] / counts[counts > 0]
+    if len(squares) < MIN_DRAWS:
+        return []
+    mean, error = squares.mean(), squares.std(ddof=1) / np.sqrt(len(squares))
+    factor = np.sqrt(mean)
+    if 1 / MAX_Z <= factor <= MAX_Z or abs(mean - 1) < 3 * error:
+        return []
+    if factor > 1:
+        text = f"errors of forces on the validation set are {factor:.2f} times their error bars"
+        return [Finding(True, f"{text}: validate on data like those you will use, or train on more")]
+    text = f"error bars of forces on the validation set are {1 / factor:.2f} times the errors"
+    return [Finding(True, f"{text}: run longer, so that the predicted noise has settled")]
+
+
+def _samples(predictive: Predictive, held_out: Dataset, num_chains: int) -> list[Finding]:
+    labelled = np.isfinite(held_out.forces)
+    errors = np.where(labelled, predictive.forces_samples - held_out.forces, 0.0)
+    rmse = np.sqrt((errors**2).sum(axis=(1, 2)) / labelled.sum())
+    if len(rmse) < 3:
+        return []
+    bad = np.flatnonzero(rmse > MAX_ERROR_RATIO * np.median(rmse))
+    if not bad.size:
+        return []
+    per_chain = len(rmse) // num_chains
+    named = ", ".join(f"number {i % per_chain} of chain {i // per_chain}" for i in bad[:4].tolist())
+    more = "" if bad.size <= 4 else " and others"
+    text = f"{bad.size} of {len(rmse)} samples ({named}{more}) have more than {MAX_ERROR_RATIO:g} times the usual error"
+    return [Finding(True, f"{text} on the validation set: run longer before the first sample")]
+
+
+def _halvings(sampling: SamplingRecord | None) -> list[Finding]:
+    halvings = () if sampling is None else sampling.num_halvings
+    return [
+        Finding(False, f"chain {chain} ran with {0.5**count:g} times the step size, after {count} divergences")
+        for chain, count in enumerate(halvings)
+        if count
+    ]
+
+
+def _median(values: Float[np.ndarray, " value"]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
