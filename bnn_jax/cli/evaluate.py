@@ -1,5 +1,6 @@
 """``bnn-jax evaluate``: figures of merit of a finished run on labelled structures."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,6 @@ def run(command: Evaluate) -> None:
     print(score_table(scores))
 
 
-def given(options: dict[str, str | None]) -> dict[str, Any]:
+def given(options: Mapping[str, str | bool | None]) -> dict[str, Any]:
     """The options that have a value."""
     return {name: value for name, value in options.items() if value is not None}

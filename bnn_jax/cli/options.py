@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from bnn_jax import strict_yaml
 from bnn_jax.checkpoint import RunFolder, open_run
 from bnn_jax.checkpoint.files import PARTIAL_SUFFIX
 from bnn_jax.cli.commands import Fit
@@ -22,8 +21,8 @@ class Settled(NamedTuple):
 
     config: Config
     seed: int
-    data_options: dict[str, str | None]
-    """``valid``, ``test`` and the keys and units of labels; None where nothing was said."""
+    data_options: dict[str, str | bool | None]
+    """``valid``, ``test``, and what was said of the labels; None where nothing was."""
     run: RunFolder | None
     """The run to continue."""
 
@@ -39,6 +38,7 @@ def settle(command: Fit) -> Settled:
     """
     out = Path(command.out)
     asked = {"valid": command.valid, "test": command.test, **dataclasses.asdict(command.labels)}
+    asked = {name: None if value is False else value for name, value in asked.items()}  # a flag that was not given
     if command.resume and (out / "run.json").exists():
         run = open_run(out)
         config = resumed_config(command, run)
@@ -59,7 +59,8 @@ def settle(command: Fit) -> Settled:
 def _unchanged(flag: str, given: Any, stored: Any, out: Path) -> Any:
     if given is not None and given != stored:
         was = "without it" if stored is None else f"with {stored}"
-        raise InputError(f"{flag} {given} would change {out}, begun {was}; leave it out or choose another --out.")
+        said = flag if given is True else f"{flag} {given}"
+        raise InputError(f"{said} would change {out}, begun {was}; leave it out or choose another --out.")
     return stored
 
 
@@ -93,9 +94,9 @@ def _override(values: dict[str, Any], item: str) -> None:
     if not equals:
         raise InputError(f"--set {item} has no value; write --set KEY=VALUE, as in sampler.batch_size=5.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+        value = strict_yaml.parse(text, key)
+    except InputError:
+        value = text  # whose type is then refused, by the name of the key
     *sections, last = key.strip().split(".")
     for section in sections:
         values = values.setdefault(section, {})

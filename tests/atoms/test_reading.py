@@ -178,7 +178,7 @@ BOX = 'Lattice="1 0 0 0 9 0 0 0 9" pbc="F F T"'
             r"frame 1: energy holds NaN or infinity; remove the label or the frame\.",
         ),
         ([FRAME, FRAME, FRAME.replace("0 0 -1", "0 0 inf")], r"a.xyz, frame 2: forces holds NaN or infinity"),
-        ([FRAME, FRAME.replace("H 0 0 0.8", "H 0 0 0.0001")], r"a.xyz, frame 1: atoms 0 and 1 are on one spot"),
+        ([FRAME, FRAME.replace("H 0 0 0.8", "H 0 0 0.0001")], r"a.xyz, frame 1: atoms 0 and 1 are 0.0001 Angstrom apart"),
         ([FRAME, FRAME.replace("0.8 0 0 -1", "oops 0 0 -1")], r"frame 1 cannot be read \(.*oops.*\); correct or"),
         ([FRAME, "two\n" + FRAME], r"a.xyz, frame 1 cannot be read \('two' stands where the number of atoms should\)"),
         ([FRAME, "\n\n", FRAME], r"a.xyz, frame 1 cannot be read \(an empty line stands where"),
@@ -202,7 +202,7 @@ def test_a_bad_file_gets_one_clear_sentence(tmp_path, frames, message):
 
 def test_two_atoms_on_one_spot_across_the_cell():
     atoms = ase.Atoms("Si2", [[0.0, 0, 0], [4.0, 0, 0]], cell=np.eye(3) * 4, pbc=True)
-    with pytest.raises(InputError, match="structures, frame 0: atoms 0 and 1 are on one spot"):
+    with pytest.raises(InputError, match="structures, frame 0: atoms 0 and 1 are 0 Angstrom apart; remove one"):
         Dataset.from_atoms([atoms])
 
 
