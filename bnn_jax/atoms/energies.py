@@ -72,8 +72,8 @@ def check_energies(
         frames = ", ".join(str(number) for number in np.sort(frame_numbers[used][minority])[:3])
         raise InputError(
             f"{source}: energies fall into two groups {difference:.3g} eV apart, as if levels of theory were mixed:"
-            f" {len(minority)} of {len(order)} structures (first: frame {frames}) are apart from the rest; recompute or"
-            f" remove them, {CURE}."
+            f" {len(minority)} of {len(order)} structures (first frames: {frames}) are apart from the rest; recompute"
+            f" or remove them, {CURE}."
         )
     is_one_molecule = not pbc[used].any() and (composition[used] == composition[used][0]).all()
     most = MAX_SPREAD_OF_ONE_MOLECULE if is_one_molecule else MAX_SPREAD

@@ -1,6 +1,7 @@
 """What a run is made of, settled from the options and from the folder that it may continue."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def settle(command: Fit) -> Settled:
     out = Path(command.out)
     asked = {"valid": command.valid, "test": command.test, **dataclasses.asdict(command.labels)}
     asked = {name: None if value is False else value for name, value in asked.items()}  # a flag that was not given
-    if command.resume and (out / "run.json").exists():
+    if command.resume and os.path.exists(out / "run.json"):
         run = open_run(out)
         config = resumed_config(command, run)
         seed = _unchanged("--seed", command.seed, run.record["seed"], out)
@@ -49,9 +50,9 @@ def settle(command: Fit) -> Settled:
             for name, value in asked.items()
         }
         return Settled(config, seed, options, run)
-    if out.is_dir() and any(not item.name.endswith(PARTIAL_SUFFIX) for item in out.iterdir()):
+    if os.path.isdir(out) and any(not item.name.endswith(PARTIAL_SUFFIX) for item in out.iterdir()):
         raise InputError(f"Folder {out} already holds files; continue its run with --resume or choose another --out.")
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"{out} is a file; choose another --out for the run folder.")
     return Settled(build_config(command, None), command.seed or 0, asked, None)
 
