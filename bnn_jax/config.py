@@ -211,7 +211,7 @@ class Config:
 
     @classmethod
     def _from_parsed(cls, values: Any, source: str) -> Self:
-        return cls.from_dict({} if values is None else values, source)
+        return _build(cls, {} if values is None else values, source, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, as :meth:`from_dict` takes them."""
