@@ -187,7 +187,9 @@ def _parse(
     if not np.isfinite(array if mask is None else array[mask]).all():
         raise InputError(f"{where}: {key} holds NaN or infinity; remove the label or the frame.")
     if label == "stress" and "virial" in key.lower():
-        if atoms.cell.rank < 3:
+        with np.errstate(all="ignore"):  # damaged cells and labels are refused here or later
+            volume = atoms.cell.volume
+            array = -array / volume
+        if not 0 < volume < np.inf:
             raise InputError(f"{where}: {key} needs a cell with a volume; give the cell or remove the label.")
-        array = -array / atoms.cell.volume
     return array

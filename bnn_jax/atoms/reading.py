@@ -74,8 +74,9 @@ def npz_units(path: Path) -> tuple[str, str]:
     for key, default in (("e_unit", "kcal/mol"), ("r_unit", "Angstrom")):
         text = default
         if key in stored:
-            value = npz.read_arrays(path, [key], npz.TEXT)[0].reshape(-1)[:1].tolist()
-            text = "".join(item.decode(errors="replace") if isinstance(item, bytes) else item for item in value)
+            value = npz.read_arrays(path, [key], npz.TEXT)[0]
+            encoding = {"|": "utf-8", "<": "utf-32-le", ">": "utf-32-be"}[value.dtype.str[0]]
+            text = value.tobytes().decode(encoding, errors="replace").strip("\0")  # any bytes, unlike value.item()
         alias = _UNIT_ALIASES.get("".join(text.split()).lower())
         if alias is None:
             raise InputError(f"{path}: unit {text[:40]!r} is not known; name it with energy_unit= or length_unit=.")
