@@ -14,8 +14,11 @@ from commands import contents, write, write_ammonia
 from posteriors import molecular_posterior
 from systems import ammonia, isolated_atom, labelled_series, silicon, water
 
+from bnn_jax.checkpoint import create_run
 from bnn_jax.cli import main
-from bnn_jax.types import InputWarning
+from bnn_jax.cli.commands import Fit, LabelOptions
+from bnn_jax.cli.options import METADATA_KEY, settle
+from bnn_jax.types import InputError, InputWarning
 
 
 @pytest.fixture(scope="module")
@@ -416,3 +419,18 @@ def isolated_atom_with_energy():
     atoms = isolated_atom("N")
     atoms.info["energy"] = -1.0
     return atoms
+
+
+def test_consent_is_kept_for_resume(tmp_path):
+    """As the other options of the data: stored, restored, and not to be given later."""
+    consent = LabelOptions(allow_missing_labels=True)
+    for name, labels in (("with", consent), ("without", LabelOptions())):
+        out = str(tmp_path / name)
+        settled = settle(Fit("data.xyz", out, labels=labels))
+        create_run(out, settled.config, seed=0, data_fingerprint="", metadata={METADATA_KEY: settled.data_options})
+    options = settle(Fit("data.xyz", str(tmp_path / "with"), resume=True)).data_options
+    assert options["allow_missing_labels"] is True
+    assert settle(Fit("data.xyz", str(tmp_path / "with"), resume=True, labels=consent)).data_options == options
+    assert settle(Fit("data.xyz", str(tmp_path / "without"), resume=True)).data_options["allow_missing_labels"] is None
+    with pytest.raises(InputError, match=r"^--allow-missing-labels would change .*without, begun without it; leave it"):
+        settle(Fit("data.xyz", str(tmp_path / "without"), resume=True, labels=consent))

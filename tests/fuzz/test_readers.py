@@ -26,6 +26,9 @@ from tests.fuzz.mutations import mutate
 SECONDS = 20
 """A case that takes longer hangs; most take milliseconds."""
 
+SEPARATOR = b"\x00--\x00"
+"""Between parts of a file that are mutated as one."""
+
 
 class Target(NamedTuple):
     name: str
@@ -87,12 +90,11 @@ def npz() -> Target:
 def npz_arrays() -> Target:
     """Damage inside of the arrays, behind a sound checksum."""
     members = npz_members()
-    separator = b"\x00--\x00"
 
     def seal(content: bytes) -> bytes:
-        return zipped(dict(zip(members, [*content.split(separator), *len(members) * [b""]], strict=False)))
+        return zipped(dict(zip(members, [*content.split(SEPARATOR), *len(members) * [b""]], strict=False)))
 
-    return Target("a.npz", separator.join(members.values()), read_file, 2500, seal)
+    return Target("a.npz", SEPARATOR.join(members.values()), read_file, 2500, seal)
 
 
 def yaml_config() -> Target:
@@ -136,15 +138,11 @@ def posterior_metadata(folder: Path) -> Target:
     arrays, texts = load_arrays(path), read_metadata(path)
 
     def seal(content: bytes) -> bytes:
-        try:
-            metadata = json.loads(content)
-            assert isinstance(metadata, dict)
-            save_tree_of(folder / "sealed", arrays, {key: str(value) for key, value in metadata.items()})
-        except (ValueError, AssertionError):
-            save_tree_of(folder / "sealed", arrays, {"format": content.decode(errors="replace")})
+        values = content.decode(errors="replace").split(SEPARATOR.decode())
+        save_tree_of(folder / "sealed", arrays, dict(zip(texts, values, strict=False)))
         return (folder / "sealed").read_bytes()
 
-    return Target("posterior.safetensors", json.dumps(texts).encode(), Posterior.load, 300, seal)
+    return Target("posterior.safetensors", SEPARATOR.join(map(str.encode, texts.values())), Posterior.load, 300, seal)
 
 
 def save_tree_of(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -164,6 +162,11 @@ TARGETS = {
     "posterior": posterior,
     "metadata of a posterior": posterior_metadata,
 }
+
+
+# One reader does not yet say in one sentence what is wrong.
+OPEN = pytest.mark.xfail(strict=True, reason="Posterior.load trusts what a file says of its samples")
+EACH = [pytest.param(name, marks=OPEN if name == "metadata of a posterior" else ()) for name in TARGETS]
 
 
 class HangError(BaseException):  # no reader may take it for damage
@@ -216,7 +219,7 @@ def test_the_sound_file_is_read(name, tmp_path):
     target.read(tmp_path / target.name)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", EACH)
 def test_damaged_files_in_brief(name, tmp_path, unpickled):
     outcomes = fuzz(TARGETS[name](tmp_path), range(30), tmp_path, seed=1)
     assert sum(outcomes.values()) == 30 and outcomes["refused"] > 5
@@ -224,7 +227,7 @@ def test_damaged_files_in_brief(name, tmp_path, unpickled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", EACH)
 def test_damaged_files(name, tmp_path, unpickled):
     target = TARGETS[name](tmp_path)
     outcomes = fuzz(target, range(target.num_cases), tmp_path, seed=0)
