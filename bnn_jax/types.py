@@ -125,3 +125,7 @@ class TrustWarning(UserWarning):
 
 class InputError(ValueError):
     """What the user gave cannot be used: one sentence that says what, where and what to do (exit code 2)."""
+
+
+class InputWarning(UserWarning):
+    """What the user gave can be used, but probably does not say what they mean: one sentence, as in an error."""

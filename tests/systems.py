@@ -87,9 +87,12 @@ def rattled(atoms: Atoms, std: float = 0.05, seed: int = 0) -> Atoms:
 
 
 def rotated(atoms: Atoms, rotation: NDArray[np.float64]) -> Atoms:
-    """A copy with positions and cell under an orthogonal 3 x 3 matrix, improper ones included."""
+    """A copy with positions and cell under an orthogonal 3 x 3 matrix, improper ones included.
+
+    The lattice vectors stay right-handed: where the matrix turns them over, their negatives span the same lattice.
+    """
     copy = atoms.copy()
-    copy.set_cell(atoms.cell.array @ rotation.T)
+    copy.set_cell(np.sign(np.linalg.det(rotation)) * atoms.cell.array @ rotation.T)
     copy.positions = atoms.positions @ rotation.T
     return copy
 

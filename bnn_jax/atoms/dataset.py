@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import ase
@@ -12,11 +11,11 @@ import jax
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt64
 
 from bnn_jax.atoms import checks
-from bnn_jax.atoms.labels import MASK_KEY, Frame, Keys, check_frame, frame_from_atoms
-from bnn_jax.atoms.reading import Index, npz_units, read_frames
+from bnn_jax.atoms.energies import check_energies
+from bnn_jax.atoms.labels import MASK_KEY, Choices, Frame, Keys, check_frame, frame_from_atoms
 from bnn_jax.atoms.splitting import Part, split_indices
 from bnn_jax.types import Batch, InputError
 from bnn_jax.units import ENERGY_UNITS_EV, LENGTH_UNITS_ANGSTROM
@@ -59,15 +58,17 @@ class Dataset:
         energy_unit: str | None = None,
         length_unit: str | None = None,
         require_labels: bool = False,
+        allow_missing_labels: bool = False,
     ) -> Self:
-        """From ASE structures; labels are found and checked as in :func:`read_file`.
+        """From ASE structures; labels are found and checked as in :func:`bnn_jax.atoms.files.read_file`.
 
         Raises:
-            InputError: as :func:`read_file`, with the structure's index.
+            InputError: as that function, with the structure's index.
         """
         keys = Keys(energy_key, forces_key, stress_key)
+        choices = Choices(keys, energy_unit, length_unit, require_labels, allow_missing_labels)
         frames = ((i, frame_from_atoms(atoms, f"structures, frame {i}", keys)) for i, atoms in enumerate(structures))
-        return cls._checked(frames, "structures", keys, energy_unit, length_unit, require_labels)
+        return cls.from_frames(frames, "structures", choices)
 
     @classmethod
     def concatenate(cls, datasets: Sequence["Dataset"]) -> Self:
@@ -77,28 +78,33 @@ class Dataset:
         )
 
     @classmethod
-    def _checked(
+    def from_frames(
         cls,
         numbered_frames: Iterable[tuple[int, Frame]],
         source: str,
-        keys: Keys,
-        energy_unit: str | None,
-        length_unit: str | None,
-        require_labels: bool,
+        choices: Choices,
+        units: tuple[str, str] = ("eV", "Angstrom"),
     ) -> Self:
-        energy_factor = checks.unit_factor(energy_unit, "energy_unit", ENERGY_UNITS_EV)
-        length_factor = checks.unit_factor(length_unit, "length_unit", LENGTH_UNITS_ANGSTROM)
-        frames = []
+        """From frames with their numbers in a file, which are converted and checked, one by one and together.
+
+        Args:
+            numbered_frames: in any unit.
+            source: opens each error sentence.
+            choices: what the user said of the labels.
+            units: of energy and length, where the user named none.
+
+        Raises:
+            InputError: as :func:`bnn_jax.atoms.files.read_file`.
+        """
+        energy_factor = checks.unit_factor(choices.energy_unit or units[0], "energy_unit", ENERGY_UNITS_EV)
+        length_factor = checks.unit_factor(choices.length_unit or units[1], "length_unit", LENGTH_UNITS_ANGSTROM)
+        frames, frame_numbers = [], []
         for i, frame in numbered_frames:
-            frame = frame._replace(
-                positions=frame.positions * length_factor,
-                cell=frame.cell * length_factor,
-                energy=frame.energy * energy_factor,
-                forces=frame.forces * (energy_factor / length_factor),
-                stress=frame.stress * (energy_factor / length_factor**3),
-            )
+            with np.errstate(over="ignore"):  # infinity is refused next
+                frame = frame.scaled(energy_factor, length_factor)
             check_frame(frame, f"{source}, frame {i}")
             frames.append(frame)
+            frame_numbers.append(i)
         if not frames:
             raise InputError(f"{source} holds no structure; check the path and the index.")
         dataset = cls(
@@ -112,10 +118,17 @@ class Dataset:
                 for name in ("cell", "pbc", "energy", "stress")
             },
         )
-        checks.check_labels(dataset.energy, dataset.forces, dataset.stress, keys, require_labels, source)
-        if energy_unit is None:
-            checks.check_units(dataset.composition, dataset.energy, dataset.forces, source)
+        dataset._check_labels(choices, np.array(frame_numbers), source)
         return dataset
+
+    def _check_labels(self, choices: Choices, frame_numbers: Int[np.ndarray, " structure"], source: str) -> None:
+        energy, forces, stress = self.energy, self.forces, self.stress
+        checks.check_labels(energy, forces, stress, choices.keys, choices.require_labels, source)
+        if choices.require_labels and not choices.allow_missing_labels:
+            checks.check_complete(energy, forces, stress, self.num_atoms, self.pbc, frame_numbers, source)
+        if choices.energy_unit is None:
+            checks.check_units(self.composition, energy, forces, source)
+            check_energies(self.composition, energy, forces, self.pbc, frame_numbers, source)
 
     def __len__(self) -> int:
         return len(self.num_atoms)
@@ -196,6 +209,21 @@ class Dataset:
             digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
         return digest.hexdigest()
 
+    def hashes(self) -> UInt64[np.ndarray, " structure"]:
+        """A number for each structure that is the same wherever the structure is, for finding duplicates.
+
+        It follows from atomic numbers, positions and cell (rounded to 1e-6 Angstrom) and periods, in the order of the
+        atoms; labels do not enter.
+        """
+        grid = [np.rint(1e6 * array).astype("<i8") for array in (self.positions, self.cell)]
+        numbers, pbc = self.numbers.astype("<i8"), self.pbc.astype("u1")
+        values = np.empty(len(self), np.uint64)
+        for i, (first, last) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
+            content = (numbers[first:last], grid[0][first:last], grid[1][i], pbc[i])
+            digest = hashlib.blake2b(b"".join(array.tobytes() for array in content), digest_size=8)
+            values[i] = int.from_bytes(digest.digest(), "little")
+        return values
+
     def split(
         self, train: Part | None = None, valid: Part | None = None, test: Part | None = None, seed: int = 0
     ) -> tuple["Dataset", ...]:
@@ -242,52 +270,3 @@ class Dataset:
         packed = jax.device_put(packed)
         for indices in plan:
             yield gather_batch(packed, indices, *sizes)
-
-
-def read_file(
-    path: str | Path,
-    *,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    stress_key: str | None = None,
-    energy_unit: str | None = None,
-    length_unit: str | None = None,
-    index: Index = ":",
-    require_labels: bool = False,
-) -> Dataset:
-    """Read labelled structures: extended XYZ (compressed or not), .npz of rMD17 and sGDML, or any format of ASE.
-
-    Labels are looked for in the calculator's results, ``info`` and ``arrays``, under the usual keys (``energy``,
-    ``REF_energy``, ``dft_energy``, ...; see :mod:`bnn_jax.atoms.labels`); a virial becomes ``-virial / volume``. A
-    frame without a label is kept, and the likelihood drops the term. An .npz (``nuclear_charges``, ``coords``,
-    ``energies``, ``forces`` of rMD17, or ``z``, ``R``, ``E``, ``F`` of MD17, MD22 and sGDML) is in the units it names
-    (``e_unit``, ``r_unit``), else in kcal/mol and Angstrom, as those formats define; any other file is in eV and
-    Angstrom.
-
-    Args:
-        path: of the file.
-        energy_key: key of the energy, where the search would not find it or finds several.
-        forces_key: key of the forces.
-        stress_key: key of the stress, or of the virial if it contains that word.
-        energy_unit: unit of the file's energies, a key of :data:`bnn_jax.units.ENERGY_UNITS_EV`; naming it also
-            switches off the check that labels are plausible in eV.
-        length_unit: unit of the file's positions and cells, a key of :data:`bnn_jax.units.LENGTH_UNITS_ANGSTROM`.
-            Forces are energies over lengths.
-        index: frames to read, in ASE's notation.
-        require_labels: refuse a file without any energy or forces.
-
-    Raises:
-        InputError: the file is absent, empty or unreadable, or a frame cannot be used; the sentence names the file, the
-            frame, the key and the cure.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"File {path} does not exist; check the path.")
-    if path.stat().st_size == 0:
-        raise InputError(f"File {path} is empty; fetch it again.")
-    if path.suffix == ".npz" and (energy_unit is None or length_unit is None):
-        stated_energy, stated_length = npz_units(path)
-        energy_unit, length_unit = energy_unit or stated_energy, length_unit or stated_length
-    keys = Keys(energy_key, forces_key, stress_key)
-    frames = read_frames(path, index, keys)
-    return Dataset._checked(frames, str(path), keys, energy_unit, length_unit, require_labels)

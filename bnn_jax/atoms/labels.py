@@ -1,5 +1,6 @@
 """Structures with their labels, one at a time: where files keep labels, and what a structure must look like."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,8 +8,9 @@ import ase
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
-from bnn_jax.atoms.neighbors import neighbor_list
+from bnn_jax.atoms.geometry import check_geometry
 from bnn_jax.types import InputError
 
 ENERGY_KEYS = ("energy", "REF_energy", "dft_energy", "DFT_energy", "total_energy", "TotEnergy", "E", "U0")
@@ -18,8 +20,9 @@ FORCES_KEYS = ("forces", "REF_forces", "dft_forces", "DFT_forces", "force", "dft
 STRESS_KEYS = ("stress", "REF_stress", "dft_stress", "DFT_stress", "virial", "REF_virial", "dft_virial", "DFT_virial")
 MASK_KEY = "forces_mask"
 """Per-atom array; the forces of atoms where it is False count as missing."""
-OVERLAP = 1e-3
-"""Two atoms closer than this are on one spot, in Angstrom."""
+MAX_ATOMIC_NUMBER = 118
+MAX_LABEL = 1e12
+"""In eV and Angstrom; the squares of larger numbers would leave single precision."""
 
 
 class Keys(NamedTuple):
@@ -28,6 +31,16 @@ class Keys(NamedTuple):
     energy: str | None = None
     forces: str | None = None
     stress: str | None = None
+
+
+class Choices(NamedTuple):
+    """What the user said of the labels of a file; None and False where nothing."""
+
+    keys: Keys = Keys()
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    require_labels: bool = False
+    allow_missing_labels: bool = False
 
 
 class Frame(NamedTuple):
@@ -40,6 +53,16 @@ class Frame(NamedTuple):
     energy: float
     forces: Float[np.ndarray, "atom 3"]
     stress: Float[np.ndarray, "3 3"]
+
+    def scaled(self, energy: float, length: float) -> "Frame":
+        """The same in units that are smaller by these factors."""
+        return self._replace(
+            positions=self.positions * length,
+            cell=self.cell * length,
+            energy=self.energy * energy,
+            forces=self.forces * (energy / length),
+            stress=self.stress * (energy / length**3),
+        )
 
 
 def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
@@ -54,7 +77,8 @@ def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
         keys: label keys that the user named.
 
     Raises:
-        InputError: a label is not finite or has the wrong shape, or several keys hold different values.
+        InputError: a label is not finite or has the wrong shape, several keys hold different values, or an atomic
+            number is none.
     """
     num_atoms = len(atoms)
     energy = _find(atoms, "energy", keys.energy, ENERGY_KEYS, (1,), where)
@@ -64,10 +88,11 @@ def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
     stress = None
     if atoms.pbc.any():
         stress = _find(atoms, "stress", keys.stress, STRESS_KEYS, (3, 3), where)
-    if forces is not None and MASK_KEY in atoms.arrays:
-        forces = np.where(atoms.arrays[MASK_KEY].astype(bool)[:, None], forces, np.nan)
+    mask = _forces_mask(atoms, where)
+    if forces is not None and mask is not None:
+        forces = np.where(mask[:, None], forces, np.nan)
     return Frame(
-        numbers=atoms.numbers.astype(np.int32),
+        numbers=atomic_numbers(atoms.numbers, where),
         positions=atoms.positions.astype(np.float64),
         cell=atoms.cell.array.astype(np.float64),
         pbc=atoms.pbc.astype(bool),
@@ -77,29 +102,48 @@ def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
     )
 
 
-def check_frame(frame: Frame, where: str) -> None:
-    """Refuse a structure that no potential could describe.
+def atomic_numbers(values: ArrayLike, where: str, least: int = 0) -> Int[np.ndarray, " atom"]:
+    """Atomic numbers as int32; ASE's 0, "X", stands for a bead of a coarse-grained model.
+
+    Args:
+        values: integers, or floats without a fraction.
+        where: opens the error sentence.
+        least: the lowest number allowed.
 
     Raises:
-        InputError: no atom, a position or cell that is not finite, a periodic direction without a cell vector, or two
-            atoms on one spot (periodic images included).
+        InputError: a number is no integer, or no element has it.
     """
-    if len(frame.numbers) == 0:
-        raise InputError(f"{where}: there is no atom; remove the frame.")
-    if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all()):
-        raise InputError(f"{where}: positions or cell hold NaN or infinity; remove the frame or correct it.")
-    periodic = frame.cell[frame.pbc]
-    if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
-        raise InputError(f"{where}: pbc is set but the cell has no volume; give the cell or switch pbc off.")
-    # A cutoff far below bond lengths would only make the cell list slow.
-    senders, receivers, shifts = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff=1.5)
-    if len(senders):
-        vectors = frame.positions[senders] + shifts @ frame.cell - frame.positions[receivers]
-        distances = np.linalg.norm(vectors, axis=1)
-        nearest = int(np.argmin(distances))
-        if distances[nearest] < OVERLAP:
-            pair = sorted((int(senders[nearest]), int(receivers[nearest])))
-            raise InputError(f"{where}: atoms {pair[0]} and {pair[1]} are on one spot; remove one or the frame.")
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1:
+        raise InputError(f"{where}: atomic numbers are {numbers.dtype} of shape {numbers.shape}; give one an atom.")
+    wrong = ~((numbers >= least) & (numbers <= MAX_ATOMIC_NUMBER) & (numbers == np.rint(numbers)))
+    if wrong.any():
+        raise InputError(
+            f"{where}: atom {np.argmax(wrong)} has atomic number {numbers[wrong][0]}, which no element has; correct it"
+            f" ({least} to {MAX_ATOMIC_NUMBER})."
+        )
+    return numbers.astype(np.int32)
+
+
+def check_frame(frame: Frame, where: str) -> None:
+    """Refuse a structure that no potential could describe, or labels that no calculation gives.
+
+    Raises:
+        InputError: as :func:`bnn_jax.atoms.geometry.check_geometry`, or a label is absurdly large.
+    """
+    check_geometry(frame.positions, frame.cell, frame.pbc, where)
+    for label, values in (("energy", frame.energy), ("forces", frame.forces), ("stress", frame.stress)):
+        if np.any(np.abs(values) > MAX_LABEL):  # never so of a missing one
+            raise InputError(f"{where}: {label} is beyond {MAX_LABEL:g} in eV and Angstrom; correct it.")
+
+
+def _forces_mask(atoms: ase.Atoms, where: str) -> Bool[np.ndarray, " atom"] | None:
+    mask = atoms.arrays.get(MASK_KEY)
+    if mask is None:
+        return None
+    if mask.ndim != 1 or mask.dtype.kind not in "biu":
+        raise InputError(f"{where}: {MASK_KEY} must be one truth value an atom; correct it.")
+    return mask.astype(bool)
 
 
 def _find(
@@ -124,9 +168,13 @@ def _parse(
     value: Any, key: str, label: str, shape: tuple[int, ...], atoms: ase.Atoms, where: str
 ) -> Float[np.ndarray, "..."]:
     try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {key} is {value!r}, not a number; correct it or choose {label}_key=.") from None
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise ValueError("complex")
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        shown = " ".join(reprlib.repr(value).split())  # of a long or many-lined value only its ends
+        raise InputError(f"{where}: {key} is {shown}, not a number; correct it or choose {label}_key=.") from None
     if label == "energy" and array.size == 1:
         array = array.reshape(1)
     if label == "stress" and array.shape == (6,):
@@ -135,11 +183,13 @@ def _parse(
         array = array.reshape(3, 3)
     if array.shape != shape:
         raise InputError(f"{where}: {key} has shape {array.shape}, not {shape}; correct it or choose {label}_key=.")
-    mask = atoms.arrays.get(MASK_KEY) if label == "forces" else None
-    if not np.isfinite(array if mask is None else array[mask.astype(bool)]).all():
+    mask = _forces_mask(atoms, where) if label == "forces" else None
+    if not np.isfinite(array if mask is None else array[mask]).all():
         raise InputError(f"{where}: {key} holds NaN or infinity; remove the label or the frame.")
     if label == "stress" and "virial" in key.lower():
-        if atoms.cell.rank < 3:
+        with np.errstate(all="ignore"):  # damaged cells and labels are refused here or later
+            volume = atoms.cell.volume
+            array = -array / volume
+        if not 0 < volume < np.inf:
             raise InputError(f"{where}: {key} needs a cell with a volume; give the cell or remove the label.")
-        array = -array / atoms.cell.volume
     return array

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-import zipfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,25 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import open_with_compression
 
-from bnn_jax.atoms.labels import Frame, Keys, frame_from_atoms
+from bnn_jax.atoms import npz
+from bnn_jax.atoms.labels import Frame, Keys, atomic_numbers, frame_from_atoms
 from bnn_jax.types import InputError
 
 Index = str | int | slice
 
+MAX_ATOMS, MAX_LINE, MAX_COLUMNS = 10**7, 2**24, 10**4
+"""Of a frame, in characters, and of a property: more is damage, and is refused before it is allocated."""
+
+_COMPRESSED = (".gz", ".bz2", ".xz")
 _NPZ_NAMES = {
     "numbers": ("nuclear_charges", "z"),
     "positions": ("coords", "R"),
     "energy": ("energies", "E", "energy"),
     "forces": ("forces", "F"),
+    "lattice": ("lattice",),
 }
 _UNIT_ALIASES = {
     "ev": "eV",
@@ -62,14 +69,17 @@ def npz_units(path: Path) -> tuple[str, str]:
     Raises:
         InputError: the file names a unit that is not known.
     """
-    with _open_npz(path) as data:
-        names = [data[key].item() if key in data else None for key in ("e_unit", "r_unit")]
+    stored = npz.names(path)
     units = []
-    for name, default in zip(names, ("kcal/mol", "Angstrom"), strict=True):
-        text = default if name is None else name.decode() if isinstance(name, bytes) else str(name)
+    for key, default in (("e_unit", "kcal/mol"), ("r_unit", "Angstrom")):
+        text = default
+        if key in stored:
+            value = npz.read_arrays(path, [key], npz.TEXT)[0]
+            encoding = {"|": "utf-8", "<": "utf-32-le", ">": "utf-32-be"}[value.dtype.str[0]]
+            text = value.tobytes().decode(encoding, errors="replace").strip("\0")  # any bytes, unlike value.item()
         alias = _UNIT_ALIASES.get("".join(text.split()).lower())
         if alias is None:
-            raise InputError(f"{path}: unit {text!r} is not known; name it with energy_unit= or length_unit=.")
+            raise InputError(f"{path}: unit {text[:40]!r} is not known; name it with energy_unit= or length_unit=.")
         units.append(alias)
     return units[0], units[1]
 
@@ -87,14 +97,19 @@ def _parse_index(index: Index, path: Path) -> slice:
         return index
     try:
         if ":" in str(index):
-            return slice(*(int(text) if text.strip() else None for text in str(index).split(":")))
-        return slice(int(index), int(index) + 1 or None)
+            selection = slice(*(int(text) if text.strip() else None for text in str(index).split(":")))
+        else:
+            selection = slice(int(index), int(index) + 1 or None)
+        bounds = (selection.start, selection.stop, selection.step)
+        if selection.step == 0 or any(abs(bound) > sys.maxsize for bound in bounds if bound is not None):
+            raise ValueError("out of bounds")
     except (ValueError, TypeError):
         raise InputError(f"Index {index!r} of {path} is not understood; write it as '3', ':100' or '::10'.") from None
+    return selection
 
 
 def _iterate(path: Path) -> Iterator[ase.Atoms]:
-    name = path.name.removesuffix(path.suffix) if path.suffix in (".gz", ".bz2", ".xz") else path.name
+    name = path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSED else path.name
     is_xyz = name.endswith((".xyz", ".extxyz"))
     frames = _iterate_extxyz(path) if is_xyz else ase.io.iread(path, ":")
     for i in itertools.count():
@@ -105,59 +120,77 @@ def _iterate(path: Path) -> Iterator[ase.Atoms]:
         except InputError:
             raise
         except Exception as error:  # each of ASE's readers fails in its own way
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{path}, frame {i} cannot be read ({reason}); correct or remove it.") from error
+            raise InputError(
+                f"{path}, frame {i} cannot be read ({npz.reason(error)}); correct or remove it."
+            ) from error
 
 
 def _iterate_extxyz(path: Path) -> Iterator[ase.Atoms]:
     # ASE's own iterator scans the file before it yields, and then cannot say which frame is wrong.
     with open_with_compression(str(path), "rt") as file:
-        while header := file.readline():
+        lines = _lines(file, path)
+        for header in lines:
             if not header.strip():
-                if file.read().strip():
+                if any(line.strip() for line in lines):
                     raise ValueError("an empty line stands where the number of atoms should")
                 return
             try:
                 num_atoms = int(header)
             except ValueError:
                 raise ValueError(f"{header.strip()[:40]!r} stands where the number of atoms should") from None
-            lines = [header, *itertools.islice(file, num_atoms + 1)]
-            if len(lines) < num_atoms + 2:
-                raise ValueError(f"the file ends after {len(lines)} of {num_atoms + 2} lines")
-            yield next(ase.io.iread(io.StringIO("".join(lines)), ":", format="extxyz"))
+            if not 0 <= num_atoms <= MAX_ATOMS:
+                raise ValueError(f"{num_atoms} is no number of atoms from 0 to {MAX_ATOMS}")
+            frame = [header, *itertools.islice(lines, num_atoms + 1)]
+            if len(frame) < num_atoms + 2:
+                raise ValueError(f"the file ends after {len(frame)} of {num_atoms + 2} lines")
+            text = io.StringIO("".join(frame))
+            yield next(ase.io.iread(text, ":", format="extxyz", properties_parser=_parse_comment))
 
 
-def _open_npz(path: Path) -> Any:
-    try:
-        return np.load(path)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a valid .npz file ({error}); fetch it again.") from error
+def _lines(file: Any, path: Path) -> Iterator[str]:
+    """Lines of a file that may be compressed, none of which, nor all together, can fill the memory."""
+    num_characters = 0
+    while line := file.readline(MAX_LINE):
+        num_characters += len(line)
+        if len(line) == MAX_LINE:
+            raise ValueError(f"a line is longer than {MAX_LINE} characters")
+        if path.suffix in _COMPRESSED and not npz.may_unpack(num_characters, path):
+            raise ValueError(f"it unpacks to more than {num_characters / 2**30:.1f} GiB")
+        yield line
+
+
+def _parse_comment(line: str) -> dict[str, Any]:
+    info = key_val_str_to_dict(line)
+    for count in str(info.get("Properties", "")).split(":")[2::3]:
+        if not 0 < int(count) <= MAX_COLUMNS:  # ASE would make a list of as many columns
+            raise ValueError(f"a property has {count[:40]} columns")
+    return info
 
 
 def _npz_frames(path: Path, keys: Keys) -> Iterator[Frame]:
-    with _open_npz(path) as data:
-        arrays = {role: _npz_array(path, data, role, names, keys) for role, names in _NPZ_NAMES.items()}
-        lattice = data["lattice"] if "lattice" in data else None
-    numbers, positions, energy, forces = (arrays[role] for role in _NPZ_NAMES)
+    numbers, positions, energy, forces, lattice = _npz_arrays(path, keys)
     if numbers is None or positions is None:
         raise InputError(f"{path} has neither nuclear_charges, coords (rMD17) nor z, R (sGDML); convert it to extxyz.")
-    shape = (len(positions), len(numbers), 3)
+    numbers = atomic_numbers(numbers, str(path), least=1)
+    shape = (positions.shape[0] if positions.ndim else 0, len(numbers), 3)
     energy = None if energy is None else energy.reshape(-1)
     for role, array, wanted in (
         ("coords", positions, shape),
         ("energies", energy, shape[:1]),
         ("forces", forces, shape),
+        ("lattice", lattice, (3, 3)),
     ):
         if array is None:
             continue
         if array.shape != wanted:
             raise InputError(f"{path}: {role} have shape {array.shape}, not {wanted}; check the file.")
-        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         if not finite.all():
-            raise InputError(f"{path}, frame {np.argmin(finite)}: {role} hold NaN or infinity; remove the frame.")
+            where = f"{path}:" if role == "lattice" else f"{path}, frame {np.argmin(finite)}:"
+            raise InputError(f"{where} {role} hold NaN or infinity; remove the frame.")
     for i in range(len(positions)):
         yield Frame(
-            numbers=numbers.astype(np.int32),
+            numbers=numbers,
             positions=positions[i].astype(np.float64),
             cell=np.zeros((3, 3)) if lattice is None else lattice.T.astype(np.float64),  # sGDML: vectors as columns
             pbc=np.full(3, lattice is not None),
@@ -167,9 +200,14 @@ def _npz_frames(path: Path, keys: Keys) -> Iterator[Frame]:
         )
 
 
-def _npz_array(path: Path, data: Any, role: str, names: tuple[str, ...], keys: Keys) -> np.ndarray | None:
-    chosen = {"energy": keys.energy, "forces": keys.forces}.get(role)
-    if chosen and chosen not in data:
-        raise InputError(f"{path} has no array {chosen!r}; it holds {', '.join(data.files)}.")
-    name = chosen or next((name for name in names if name in data), None)
-    return None if name is None else data[name]
+def _npz_arrays(path: Path, keys: Keys) -> list[np.ndarray | None]:
+    """Numbers, positions, energy, forces and lattice, None where the file lacks them."""
+    stored, chosen = npz.names(path), {"energy": keys.energy, "forces": keys.forces}
+    found = {}
+    for role, names in _NPZ_NAMES.items():
+        name = chosen.get(role)
+        if name is not None and name not in stored:
+            raise InputError(f"{path} has no array {name!r}; it holds {', '.join(stored)[:300]}.")
+        found[role] = name or next((known for known in names if known in stored), None)
+    arrays = iter(npz.read_arrays(path, [name for name in found.values() if name is not None]))
+    return [None if name is None else next(arrays) for name in found.values()]

@@ -22,7 +22,8 @@ from typing import IO, Any
 import pooch
 import requests
 
-from bnn_jax.atoms.dataset import Dataset, read_file
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.files import read_file
 from bnn_jax.atoms.registry import SOURCES, Source
 from bnn_jax.types import InputError
 
@@ -54,7 +55,7 @@ def load(name_or_path: str | os.PathLike[str], *, registry: Sequence[Source] = S
     Args:
         name_or_path: an existing file, or a name of :func:`list_sources`; a file wins over a name.
         registry: the table of names.
-        **keys: passed to :func:`bnn_jax.atoms.dataset.read_file`, such as ``index=":1000"`` or ``energy_key="E_dft"``.
+        **keys: passed to :func:`bnn_jax.atoms.files.read_file`, such as ``index=":1000"`` or ``energy_key="E_dft"``.
 
     Returns:
         Structures and labels, in eV and Angstrom.
@@ -64,11 +65,11 @@ def load(name_or_path: str | os.PathLike[str], *, registry: Sequence[Source] = S
             recorded of it, or its content cannot be used.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike that of Path, False for names that are too long
         return read_file(path, **keys)
     name = str(name_or_path)
     if all(source.name != name for source in registry):
-        what = "is a folder" if path.is_dir() else "is no file"
+        what = "is a folder" if os.path.isdir(path) else "is no file"
         raise InputError(
             f"{name!r} {what} and no known data set; check the path, "
             f"or use a name such as {_nearest(name, registry)!r}, the nearest known."

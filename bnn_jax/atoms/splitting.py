@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from bnn_jax.atoms.npz import read_array
 from bnn_jax.types import InputError
 
 Part = float | int | str | Path | Sequence[int] | np.ndarray
@@ -66,11 +67,11 @@ def _read_indices(name: str, part: str | Path | Sequence[int] | np.ndarray, size
         where = f"Split: {name} file {path}"
         try:
             values = (
-                np.load(path) if path.suffix == ".npy" else np.array(path.read_text().replace(",", " ").split(), int)
+                _read_npy(path) if path.suffix == ".npy" else np.array(path.read_text().replace(",", " ").split(), int)
             )
         except OSError as error:
             raise InputError(f"{where} cannot be read ({error.strerror or error}); check the path.") from error
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # what is no list of integers, or damaged, fails in many ways
             raise InputError(f"{where} does not hold one index a line; correct it.") from error
     else:
         where, values = f"Split: {name}", np.asarray(part)
@@ -80,3 +81,8 @@ def _read_indices(name: str, part: str | Path | Sequence[int] | np.ndarray, size
         wrong = values[(values < 0) | (values >= size)][0]
         raise InputError(f"{where} holds index {wrong}, but there are {size} structures (0 to {size - 1}); correct it.")
     return values.astype(np.int64)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return read_array(file, path.stat().st_size)

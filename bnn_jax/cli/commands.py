@@ -25,6 +25,8 @@ class LabelOptions:
     """Unit of the file's energies (eV, or what the format defines)."""
     length_unit: Annotated[LengthUnit | None, arg(help_behavior_hint=QUIET)] = None
     """Unit of the file's lengths (Angstrom, or what the format defines)."""
+    allow_missing_labels: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Accept that some structures lack labels that others have."""
 
 
 Labels = Annotated[LabelOptions, arg(name="")]

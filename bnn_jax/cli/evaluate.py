@@ -1,5 +1,7 @@
 """``bnn-jax evaluate``: figures of merit of a finished run on labelled structures."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Evaluate
 from bnn_jax.methods import Posterior
 from bnn_jax.report import assess, score_table, scores_to_json
+from bnn_jax.types import InputError
 
 
 def run(command: Evaluate) -> None:
@@ -17,6 +20,9 @@ def run(command: Evaluate) -> None:
     Raises:
         InputError: the run, the structures or the folder to write into cannot be used.
     """
+    for flag, path in (("--json", command.json), ("--plots", command.plots)):
+        if path is not None:
+            _check_writable(flag, path)
     posterior = Posterior.load(command.run)
     test = load(command.test, require_labels=True, **given(asdict(command.labels)))
     scores = assess(posterior, test, plots=None if command.plots is None else Path(command.plots))
@@ -27,6 +33,17 @@ def run(command: Evaluate) -> None:
         print(f"Verdict of the run: {posterior.verdict.sentence}")
 
 
-def given(options: dict[str, str | None]) -> dict[str, Any]:
+def _check_writable(flag: str, path: str) -> None:
+    """Before the work rather than after it."""
+    folder = os.path.dirname(path) or "."
+    if flag == "--json" and os.path.isdir(path):
+        raise InputError(f"{flag} {path} is a folder; name a file.")
+    if flag == "--json" and not os.path.isdir(folder):
+        raise InputError(f"{flag}: there is no folder {folder}; make it or choose another.")
+    if flag == "--plots" and os.path.exists(path) and not os.path.isdir(path):
+        raise InputError(f"{flag} {path} is a file; name a folder.")
+
+
+def given(options: Mapping[str, str | bool | None]) -> dict[str, Any]:
     """The options that have a value."""
     return {name: value for name, value in options.items() if value is not None}

@@ -1,8 +1,12 @@
 """``bnn-jax fit``: check everything, sample, and report."""
 
+import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from ase.data import chemical_symbols
 
 from bnn_jax import api
@@ -15,7 +19,7 @@ from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.report import score_table, write_run_report
 from bnn_jax.sampling.diagnostics import MIN_DRAWS
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, InputWarning
 
 
 class Parts(NamedTuple):
@@ -58,12 +62,12 @@ def run(command: Fit) -> Posterior:
     return posterior
 
 
-def read_parts(data: str, options: dict[str, str | None], seed: int) -> Parts:
-    """Training, validation and test set, checked against one another.
+def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
+    """Training, validation and test set, checked against one another; structures that occur twice are warned of.
 
     Args:
         data: file or name.
-        options: ``valid``, ``test``, and keys and units of the labels.
+        options: ``valid``, ``test``, and what was said of the labels.
         seed: of the split.
 
     Raises:
@@ -92,12 +96,14 @@ def read_parts(data: str, options: dict[str, str | None], seed: int) -> Parts:
         sets |= dict(zip(counts, drawn, strict=True))
     for name, dataset in sets.items():
         _check_elements(dataset, train, name)
-    return Parts(train, **sets)
+    parts = Parts(train, **sets)
+    _warn_of_duplicates(parts)
+    return parts
 
 
 def _part_size(option: str, size: int, name: str) -> int | None:
     """Number of structures that an option asks for; None for the path or name of a data set."""
-    if Path(option).is_file():
+    if os.path.isfile(option):
         return None
     try:
         number = float(option)
@@ -118,6 +124,33 @@ def _check_elements(dataset: Dataset | None, train: Dataset, name: str) -> None:
             f"Structure {structure} of the {name} set holds {chemical_symbols[unknown[0]]}, which no training structure"
             " has; remove it, or train on data with that element."
         )
+
+
+def _warn_of_duplicates(parts: Parts) -> None:
+    """Warn of structures that training holds twice, or shares with a set that is to judge it."""
+    hashes = parts.train.hashes()
+    _, first = np.unique(hashes, return_index=True)
+    repeats = np.setdiff1d(np.arange(len(hashes)), first)
+    if len(repeats):
+        warnings.warn(
+            InputWarning(
+                f"{len(repeats)} of {len(hashes)} training structures are there already (first: structure"
+                f" {repeats[0]}) and count twice; remove them if that is not meant."
+            ),
+            stacklevel=3,
+        )
+    for name, dataset in (("valid", parts.valid), ("test", parts.test)):
+        if dataset is None:
+            continue
+        shared = np.flatnonzero(np.isin(dataset.hashes(), hashes))
+        if len(shared):
+            warnings.warn(
+                InputWarning(
+                    f"{len(shared)} of {len(dataset)} structures of the {name} set are training structures too (first:"
+                    f" structure {shared[0]}), so that its errors come out too small; remove them from one of the sets."
+                ),
+                stacklevel=3,
+            )
 
 
 def _sizes(parts: Parts) -> str:

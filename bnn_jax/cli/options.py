@@ -1,11 +1,11 @@
 """What a run is made of, settled from the options and from the folder that it may continue."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from bnn_jax import strict_yaml
 from bnn_jax.checkpoint import RunFolder, is_leftover, open_run
 from bnn_jax.cli.commands import Fit
 from bnn_jax.config import Config, ModelConfig
@@ -21,8 +21,8 @@ class Settled(NamedTuple):
 
     config: Config
     seed: int
-    data_options: dict[str, str | None]
-    """``valid``, ``test`` and the keys and units of labels; None where nothing was said."""
+    data_options: dict[str, str | bool | None]
+    """``valid``, ``test``, and what was said of the labels; None where nothing was."""
     run: RunFolder | None
     """The run to continue."""
 
@@ -38,7 +38,8 @@ def settle(command: Fit) -> Settled:
     """
     out = Path(command.out)
     asked = {"valid": command.valid, "test": command.test, **dataclasses.asdict(command.labels)}
-    if command.resume and (out / "run.json").exists():
+    asked = {name: None if value is False else value for name, value in asked.items()}  # a flag that was not given
+    if command.resume and os.path.exists(out / "run.json"):
         run = open_run(out)
         config = resumed_config(command, run)
         seed = _unchanged("--seed", command.seed, run.record["seed"], out)
@@ -48,9 +49,9 @@ def settle(command: Fit) -> Settled:
             for name, value in asked.items()
         }
         return Settled(config, seed, options, run)
-    if out.is_dir() and any(not is_leftover(item) for item in out.iterdir()):
+    if os.path.isdir(out) and any(not is_leftover(item) for item in out.iterdir()):
         raise InputError(f"Folder {out} already holds files; continue its run with --resume or choose another --out.")
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"{out} is a file; choose another --out for the run folder.")
     return Settled(build_config(command, None), command.seed or 0, asked, None)
 
@@ -58,7 +59,8 @@ def settle(command: Fit) -> Settled:
 def _unchanged(flag: str, given: Any, stored: Any, out: Path) -> Any:
     if given is not None and given != stored:
         was = "without it" if stored is None else f"with {stored}"
-        raise InputError(f"{flag} {given} would change {out}, begun {was}; leave it out or choose another --out.")
+        said = flag if given is True else f"{flag} {given}"
+        raise InputError(f"{said} would change {out}, begun {was}; leave it out or choose another --out.")
     return stored
 
 
@@ -92,9 +94,9 @@ def _override(values: dict[str, Any], item: str) -> None:
     if not equals:
         raise InputError(f"--set {item} has no value; write --set KEY=VALUE, as in sampler.batch_size=5.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+        value = strict_yaml.parse(text, key)
+    except InputError:
+        value = text  # whose type is then refused, by the name of the key
     *sections, last = key.strip().split(".")
     for section in sections:
         values = values.setdefault(section, {})

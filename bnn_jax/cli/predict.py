@@ -1,6 +1,7 @@
 """``bnn-jax predict``: structures in, the same with energies, forces and standard deviations out."""
 
 import io
+import os
 from pathlib import Path
 
 import ase
@@ -23,9 +24,11 @@ def run(command: Predict) -> None:
         InputError: the run or the structures cannot be used, or OUT exists or cannot be written.
     """
     out = Path(command.out)
-    if out.exists() and not command.overwrite:
+    if os.path.isdir(out):
+        raise InputError(f"{out} is a folder; name a file.")
+    if os.path.exists(out) and not command.overwrite:
         raise InputError(f"{out} exists already; give --overwrite to replace it, or choose another name.")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise InputError(f"There is no folder {out.parent} to write {out.name} into; make it or choose another.")
     posterior = Posterior.load(command.run)
     structures = load(command.structures)

@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import ase
 import ase.db
@@ -178,7 +179,10 @@ BOX = 'Lattice="1 0 0 0 9 0 0 0 9" pbc="F F T"'
             r"frame 1: energy holds NaN or infinity; remove the label or the frame\.",
         ),
         ([FRAME, FRAME, FRAME.replace("0 0 -1", "0 0 inf")], r"a.xyz, frame 2: forces holds NaN or infinity"),
-        ([FRAME, FRAME.replace("H 0 0 0.8", "H 0 0 0.0001")], r"a.xyz, frame 1: atoms 0 and 1 are on one spot"),
+        (
+            [FRAME, FRAME.replace("H 0 0 0.8", "H 0 0 0.0001")],
+            r"a.xyz, frame 1: atoms 0 and 1 are 0.0001 Angstrom apart",
+        ),
         ([FRAME, FRAME.replace("0.8 0 0 -1", "oops 0 0 -1")], r"frame 1 cannot be read \(.*oops.*\); correct or"),
         ([FRAME, "two\n" + FRAME], r"a.xyz, frame 1 cannot be read \('two' stands where the number of atoms should\)"),
         ([FRAME, "\n\n", FRAME], r"a.xyz, frame 1 cannot be read \(an empty line stands where"),
@@ -202,7 +206,7 @@ def test_a_bad_file_gets_one_clear_sentence(tmp_path, frames, message):
 
 def test_two_atoms_on_one_spot_across_the_cell():
     atoms = ase.Atoms("Si2", [[0.0, 0, 0], [4.0, 0, 0]], cell=np.eye(3) * 4, pbc=True)
-    with pytest.raises(InputError, match="structures, frame 0: atoms 0 and 1 are on one spot"):
+    with pytest.raises(InputError, match="structures, frame 0: atoms 0 and 1 are 0 Angstrom apart; remove one"):
         Dataset.from_atoms([atoms])
 
 
@@ -290,3 +294,51 @@ def test_public_sets(shared_data, path, frames, species, mean_forces):
     assert dataset.species == species
     assert np.sqrt(np.mean(dataset.forces**2)) == pytest.approx(mean_forces, abs=1e-3)
     assert np.isfinite(dataset.stress).all() == ("bulk_cryst" in path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"99999999999\nenergy=0\nH 0 0 0\n", r"99999999999 is no number of atoms from 0 to 10000000"),
+        (b"9000000\nenergy=0\nH 0 0 0\n", r"the file ends after 3 of 9000002 lines"),
+        (b"-1\nenergy=0\nH 0 0 0\n", r"-1 is no number of atoms"),
+        (b"9" * 10**5 + b"\n", r"stands where the number of atoms should"),
+        (b"1\n" + b"x" * (2**24 + 1), r"a line is longer than 16777216 characters"),
+        (b"1\nProperties=species:S:1:pos:R:3:x:R:1000000000\nH 0 0 0\n", r"a property has 1000000000 columns"),
+        (b'1\nPro\\perties="species:S:1:pos:R:3:x:R:1"000000000\nH 0 0 0\n', r"a property has 1000000000 columns"),
+        (b"1\nProperties=species:S:1:pos:R:-3\nH 0 0 0\n", r"a property has -3 columns"),
+        (b"1\nProperties=species:S:1:pos:R:x\nH 0 0 0\n", r"frame 0 cannot be read"),
+        (b"1\nenergy=0\nXx 0 0 0\n", r"frame 0 cannot be read"),
+        (b"1\nProperties=Z:I:1:pos:R:3\n119 0 0 0\n", r"atom 0 has atomic number 119, which no element has"),
+        (b"1\nenergy=0\nH 0 0 \xff\n", r"frame 0 cannot be read"),
+        (b"1\nenergy=0\nH 0 0 \x00\n", r"frame 0 cannot be read"),
+        (b'1\nx="_JSON ' + b"[" * 10**5 + b'"\nH 0 0 0\n', r"frame 0 cannot be read"),
+        (b"1\nenergy=1e999\nH 0 0 0\n", r"frame 0: energy holds NaN or infinity"),
+        (b"1\nenergy=1e300\nH 0 0 0\n", r"frame 0: energy is beyond 1e\+12"),
+        (b"1\nenergy=0\nH 0 0 1e300\n", r"frame 0: positions or cell reach 1e\+300 Angstrom"),
+        (b'1\nLattice="1 2 3"\nH 0 0 0\n', r"frame 0 cannot be read"),
+        (b'1\nLattice="9 0 0 0 9 0 0 0 9" pbc="T T T T"\nH 0 0 0\n', r"frame 0 cannot be read"),
+    ],
+)
+def test_an_extended_xyz_of_a_stranger(tmp_path, content, message):
+    (tmp_path / "a.xyz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=rf"a.xyz.*{message}") as caught:
+        read_file(tmp_path / "a.xyz")
+    assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_compressed_file_that_unpacks_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("bnn_jax.atoms.npz.MAX_UNPACKED_BYTES", 10**6)
+    line = b"H 0 0 0" + b" " * 1000 + b"\n"
+    (tmp_path / "a.xyz.gz").write_bytes(gzip.compress(b"10000\n\n" + 10000 * line))
+    with pytest.raises(InputError, match=r"a.xyz.gz, frame 0 cannot be read \(it unpacks to more than 0.0 GiB\)"):
+        read_file(tmp_path / "a.xyz.gz")
+
+
+@pytest.mark.parametrize("index", ["::0", "1:2:3:4", f":{10**30}", "1e3"])
+def test_an_index_that_is_none(tmp_path, index):
+    with pytest.raises(InputError, match=r"Index .* of .*a.xyz is not understood"):
+        read_file(xyz(tmp_path / "a.xyz", FRAME), index=index)

@@ -98,9 +98,9 @@ def test_choice_of_lattice_vectors(index: int) -> None:
     unimodular = np.array([[1, 2, 0], [0, 1, 0], [-1, 0, 1]])
     assert round(np.linalg.det(unimodular)) == 1
     other.set_cell(unimodular @ crystal.cell.array)
-    left_handed = crystal.copy()
-    left_handed.set_cell(crystal.cell.array[[1, 0, 2]])
-    before, *after = evaluate(network(), [crystal, other, left_handed])
+    swapped = crystal.copy()
+    swapped.set_cell(-crystal.cell.array[[1, 0, 2]])  # swapped alone it would be left-handed
+    before, *after = evaluate(network(), [crystal, other, swapped])
     for result in after:
         assert_close(result, before)
 
