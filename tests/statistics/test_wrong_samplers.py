@@ -43,7 +43,7 @@ def stock_positions(step_size, num_calls, num_integration_steps=10, **options):
 
 @pytest.mark.parametrize("step_size, num_calls", [(0.05, 64), (0.15, 64)])
 def test_stock_sghmc_misses_a_normal_target(step_size, num_calls):
-    """At steps of the same size: our variances are too large by 0.1 % and 1.2 %, its by 13 % and beyond all bounds."""
+    """At steps of the same size: our variances are at most 0.3 % and 2.4 % too large, its 12 % to 15 % and beyond bounds."""
     assert_same_normal(our_positions(step_size**2), COVARIANCE)
     with pytest.raises(AssertionError):
         assert_same_normal(stock_positions(step_size, num_calls), COVARIANCE)
@@ -63,7 +63,7 @@ def test_stock_sghmc_misses_a_normal_target_under_minibatch_noise():
     """With ten times as many steps as is default it passes on full gradients, so that the noise alone is at fault.
 
     One minibatch serves all steps of a call, so that its error adds up; ours bears the same noise at a step seven times
-    as large, where it adds 1.3 %.
+    as large, where it adds 1.2 %.
     """
     long_call = {"step_size": 0.007, "num_calls": 24, "num_integration_steps": 100}
     assert_same_normal(stock_positions(**long_call), COVARIANCE)
