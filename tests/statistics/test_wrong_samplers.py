@@ -43,7 +43,7 @@ def stock_positions(step_size, num_calls, num_integration_steps=10, **options):
 
 @pytest.mark.parametrize("step_size, num_calls", [(0.05, 64), (0.15, 64)])
 def test_stock_sghmc_misses_a_normal_target(step_size, num_calls):
-    """At steps of the same size: our variances are at most 0.3 % and 2.4 % too large, its 12 % to 15 % and beyond bounds."""
+    """At steps of the same size: our variances are too large by at most 0.3 % and 2.4 %, its by 12 % and more."""
     assert_same_normal(our_positions(step_size**2), COVARIANCE)
     with pytest.raises(AssertionError):
         assert_same_normal(stock_positions(step_size, num_calls), COVARIANCE)
