@@ -1,5 +1,7 @@
 """Promise 1 on random molecules and crystals: symmetries, choice of cell, derivatives, locality, padding."""
 
+from collections.abc import Callable
+
 import ase
 import ase.geometry
 import numpy as np
@@ -7,7 +9,17 @@ import pytest
 from hypothesis import strategies as st
 
 from tests import systems
-from tests.properties.networks import NUM_EDGES, Network, assert_close, each_variant, evaluate, graph_of, network, split
+from tests.properties.networks import (
+    NUM_EDGES,
+    Network,
+    Result,
+    assert_close,
+    each_variant,
+    evaluate,
+    graph_of,
+    network,
+    split,
+)
 from tests.properties.strategies import (
     crystals,
     equivalent_cells,
@@ -75,7 +87,7 @@ def test_choice_of_cell(variant: str, num_examples: int) -> None:
         assert_close(two, one._replace(energy=2 * one.energy, energy_std=np.sqrt(2) * one.energy_std, **both))
 
 
-def slope(net: Network, path, step: float = 2e-4) -> tuple[float, object]:
+def slope(net: Network, path: Callable[[float], ase.Atoms], step: float = 2e-4) -> tuple[float, Result]:
     """Derivative at zero of the energy of ``path(step)``, and the result there.
 
     The fourth-order formula errs most, by some 1e-8, where a layer norm magnifies features that fade at the cutoff.
