@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bnn_jax.atoms import Dataset, gather_batch, pack
+from bnn_jax.atoms.graph import PackedData
 from bnn_jax.config import ModelConfig
 from bnn_jax.model import nequip
 from bnn_jax.types import AtomGraph, Params, Prediction
@@ -87,9 +88,25 @@ def graph_of(
         packed = packed._replace(cell=np.zeros((len(structures), 3, 3), dtype))
     indices = np.full(num_structures, -1)
     indices[: len(structures)] = np.arange(len(structures))
-    graph = gather_batch(packed, indices, num_nodes, num_edges).graph
+    graph = gather_batch(with_spare_rows(packed, sizes), indices, num_nodes, num_edges).graph
     assert np.isfinite(graph.nodes["positions"]).all(), "the structures do not fit the padded shape"
     return graph
+
+
+def with_spare_rows(packed: PackedData, sizes: tuple[int, int, int]) -> PackedData:
+    """Up to ``sizes`` structures, nodes and edges in all, the surplus owned by none, so that gathers compile once."""
+    num_structures, num_nodes, num_edges = sizes
+    rows = dict.fromkeys(("species", "positions", "forces", "forces_mask"), num_nodes)
+    rows |= dict.fromkeys(("senders", "receivers", "shifts"), num_edges)
+    rows |= dict.fromkeys(("node_offset", "edge_offset"), num_structures + 1)
+
+    def padded(name: str, array: np.ndarray) -> np.ndarray:
+        surplus = max(0, rows.get(name, num_structures) - len(array))
+        mode = "edge" if name.endswith("_offset") else "constant"
+        return np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1), mode=mode)
+
+    fields = {name: None if array is None else padded(name, array) for name, array in packed._asdict().items()}
+    return PackedData(**fields)._replace(shifts=fields["shifts"].astype(np.int32))  # int8 or int32: one shape, not two
 
 
 def split(prediction: Prediction, num_atoms: Sequence[int]) -> list[Result]:
