@@ -2,7 +2,7 @@
 
 From the repository's root, on Linux::
 
-    python -m benchmarks.faults
+    python benchmarks/faults.py
 
 Every trial drives the command line as a user does. What a run gives after its faults is compared, bit for bit, with
 what the same run gives without: a sample that is missing is lost, one that differs is wrong. A trial also fails if a
@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `python benchmarks/faults.py` works too
 
 from benchmarks.peers.compare import environment
 from bnn_jax.checkpoint import DamagedFileError, load_arrays

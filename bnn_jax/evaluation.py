@@ -10,7 +10,7 @@ from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.methods.base import Posterior
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
-from bnn_jax.types import InputError, Predictive, TrustWarning
+from bnn_jax.types import InputError, InputWarning, Predictive, TrustWarning
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
 OUTLIER_THRESHOLD = EV_PER_KCAL_PER_MOL
@@ -24,7 +24,7 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the
     aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
     error, is beyond 1 kcal/mol/Angstrom. A posterior that was judged not to be trusted warns
-    (:class:`bnn_jax.types.TrustWarning`).
+    (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
 
     Args:
         posterior: the samples.
@@ -35,9 +35,30 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     """
     if posterior.verdict is not None and not posterior.verdict.is_trusted:
         warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
+    warn_of_shared_structures(posterior, test)
     start = time.perf_counter()
     predictive = posterior.predict(test)
     return score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
+
+
+def warn_of_shared_structures(posterior: Posterior, test: Dataset) -> None:
+    """Warn of test structures that the posterior was trained on: their errors say nothing of new ones.
+
+    Args:
+        posterior: the samples.
+        test: structures.
+    """
+    if posterior.train_hashes is None:
+        return
+    count = int(np.isin(test.hashes(), posterior.train_hashes).sum())
+    if count:
+        warnings.warn(
+            InputWarning(
+                f"{count} of {len(test)} test structures were in the training set; leave them out, for their errors say"
+                " nothing of new structures."
+            ),
+            stacklevel=3,
+        )
 
 
 def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from bnn_jax.checkpoint import create_run
 from bnn_jax.cli import main
 from bnn_jax.cli.commands import Fit, LabelOptions
 from bnn_jax.cli.options import METADATA_KEY, settle
-from bnn_jax.types import InputError, InputWarning
+from bnn_jax.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +382,7 @@ def test_there_are_enough_cases():
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_sentence_and_touches_nothing(name, files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bnn_jax.sampling.chain.drive", lambda *_: pytest.fail("the chains were reached"))
+    monkeypatch.setattr("bnn_jax.sampling.progress.drive", lambda *_: pytest.fail("the chains were reached"))
     arguments, sentence = CASES[name](files, tmp_path)
     given, before = contents(Path(files["run"]).parent), contents(tmp_path)
     assert main([*arguments, *(["--out", str(tmp_path / "run")] if arguments[0] == "fit" else [])]) == 2
@@ -403,16 +404,21 @@ def test_consent_lets_gaps_pass(tmp_path, monkeypatch):
     assert main([*arguments, "--out", str(tmp_path / "run"), "--allow-missing-labels"]) == 130
 
 
-def test_duplicates_are_counted(tmp_path, monkeypatch):
+def test_duplicates_are_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bnn_jax.api.fit", stopped)
     series = labelled_series(ammonia(), 20)
     test = write(tmp_path / "test.xyz", [*labelled_series(ammonia(), 3, seed=50), *series[4:6]])
     twice = write(tmp_path / "twice.xyz", [*series, series[7], isolated_atom_with_energy()])
-    with pytest.warns(InputWarning) as caught:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
         assert main(["fit", twice, "--valid", "0", "--test", test, "--out", str(tmp_path / "run")]) == 130
-    first, second = (str(warning.message) for warning in caught)
-    assert first.startswith("1 of 22 training structures are there already (first: structure 20) and count twice;")
-    assert second.startswith("2 of 5 structures of the test set are training structures too (first: structure 3), so")
+    first, second, _ = capsys.readouterr().err.splitlines()
+    assert first.startswith(
+        "warning: 1 of 22 training structures are there already (first: structure 20) and count twice;"
+    )
+    assert second.startswith(
+        "warning: 2 of 5 structures of the test set are training structures too (first: structure 3), so"
+    )
 
 
 def isolated_atom_with_energy():

@@ -41,11 +41,7 @@ def save_tree(path: str | Path, tree: Any, metadata: Mapping[str, str] | None = 
         if array.dtype.kind in "OSUMm":
             raise TypeError(f"Leaf {name} of the tree is a {type(leaf).__name__}, which cannot be saved as an array.")
         arrays[name] = array
-    texts = dict(metadata or {})
-    forms = {name: [_dtype_name(array.dtype), list(array.shape)] for name, array in arrays.items()}
-    hashes = {"header_sha256": _header_digest(forms, texts), "sha256": _digest(arrays, texts)}
-    header = json.dumps({"metadata": texts, **hashes}, sort_keys=True)
-    write_bytes_atomic(Path(path), safetensors.numpy.save(arrays, metadata={_HEADER: header}))
+    write_bytes_atomic(Path(path), _serialised(arrays, dict(metadata or {})))
 
 
 def tree_bytes(tree: Any) -> int:
@@ -147,6 +143,13 @@ def _read_arrays(path: Path, handle: Any, header: Mapping[str, Any]) -> dict[str
     if header["sha256"] != _digest(arrays, header["metadata"]):
         raise DamagedFileError(f"{path} is damaged (its SHA-256 does not match its content); restore it from a copy.")
     return arrays
+
+
+def _serialised(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    forms = {name: [_dtype_name(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    hashes = {"header_sha256": _header_digest(forms, texts), "sha256": _digest(arrays, texts)}
+    header = json.dumps({"metadata": dict(texts), **hashes}, sort_keys=True)
+    return safetensors.numpy.save(dict(arrays), metadata={_HEADER: header})
 
 
 def _check_names(path: Path, found: set[str], expected: Mapping[str, Any]) -> None:

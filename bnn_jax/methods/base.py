@@ -11,6 +11,7 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt64
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import gather_batch, pack
@@ -70,6 +71,8 @@ class Posterior:
     """None for samples that no chain gave."""
     verdict: Verdict | None = None
     """Whether the samples can be trusted, as judged when the run ended; None where nobody has judged."""
+    train_hashes: UInt64[np.ndarray, " structure"] | None = None
+    """Of the training structures (:meth:`bnn_jax.Dataset.hashes`), to tell when they are met again in a test set."""
 
     @cached_property
     def potential(self) -> Potential:
@@ -115,7 +118,8 @@ class Posterior:
             "sampling": json.dumps(None if self.sampling is None else self.sampling._asdict()),
             "verdict": json.dumps(None if self.verdict is None else self.verdict._asdict()),
         }
-        save_tree(path, self.samples, metadata)
+        hashes = np.zeros(0, np.uint64) if self.train_hashes is None else self.train_hashes
+        save_tree(path, {"samples": self.samples, "train_hashes": hashes}, metadata | {"num_train": str(len(hashes))})
         return path
 
     @classmethod
@@ -132,20 +136,26 @@ class Posterior:
         metadata = read_metadata(file)
         if metadata.get("format") != FORMAT_VERSION:
             raise InputError(
-                f"{file} has posterior format {metadata.get('format')}, not {FORMAT_VERSION};"
-                " use the version that wrote it."
+                f"{file} has posterior format {metadata.get('format')!r:.20}, not {FORMAT_VERSION}; use the version"
+                " that wrote it."
             )
         try:
             fields = _fields(metadata, file)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
-            raise DamagedFileError(f"{file} has no sound description ({error!r}); restore it from a copy.") from error
-        model, num_samples = fields["config"].model, int(metadata["num_samples"])
+            raise DamagedFileError(
+                f"{file} has no sound description ({error!r:.200}); restore it from a copy."
+            ) from error
+        model, num_samples, num_train = fields["config"].model, int(metadata["num_samples"]), int(metadata["num_train"])
         shapes = jax.eval_shape(nequip(model).init, jax.random.key(0), example_graph(model))
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_samples, *leaf.shape), leaf.dtype), shapes)
-        samples = jax.tree.map(jnp.asarray, load_tree(file, like))
-        return cls(samples=samples, **fields)
+        like = {
+            "samples": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_samples, *leaf.shape), leaf.dtype), shapes),
+            "train_hashes": np.broadcast_to(np.uint64(0), num_train),  # takes no memory, whatever the number
+        }
+        tree = load_tree(file, like)
+        hashes = tree["train_hashes"] if num_train else None
+        return cls(samples=jax.tree.map(jnp.asarray, tree["samples"]), train_hashes=hashes, **fields)
 
 
 def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
@@ -159,8 +169,10 @@ def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     num_samples, num_chains = int(metadata["num_samples"]), int(metadata["num_chains"])
     if statistics.species != config.model.species or shifts.shape != (len(statistics.species),) or not shifts.size:
         raise ValueError("species and shifts do not fit the configuration")
-    if num_chains < 1 or num_samples < 1 or num_samples % num_chains:
+    if num_chains < 1 or num_samples < 1 or num_samples % num_chains or not 0 <= int(metadata["num_train"]) < 2**40:
         raise ValueError(f"{num_samples} samples of {num_chains} chains")
+    if not max(num_samples, num_chains, abs(int(metadata["seed"]))) < 2**40:
+        raise ValueError("a number is too large")
     sampling, verdict = (json.loads(metadata[name]) for name in ("sampling", "verdict"))
     if sampling is not None:
         sampling = SamplingRecord(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
+from bnn_jax.atoms.isolation import warn_of_isolated_atoms
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
 from bnn_jax.config import Config
@@ -67,6 +68,7 @@ def fit(
     statistics = train.statistics(config.model.cutoff)
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
+    warn_of_isolated_atoms(packed, config.model.cutoff)
     valid_error = _valid_error(valid, config, statistics)
     fingerprint = train.fingerprint()
     run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
@@ -89,7 +91,8 @@ def fit(
             start = recorder.restore(run, start)
         turns = drive(start, chunk, data, plan, config.sampler, on_divergence)
         final = recorder.record(turns, start, run, config, valid_error, progress)
-    return _posterior(final, config, statistics, seed)
+    posterior = _posterior(final, config, statistics, seed)
+    return dataclasses.replace(posterior, train_hashes=train.hashes())
 
 
 def _require_memory(num_bytes: int, what: str) -> None:
@@ -117,12 +120,6 @@ def _posterior(final: Progress, config: Config, statistics: Statistics, seed: in
 
 def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
     sampler = config.sampler
-    for name in ("num_samples", "num_chains", "batch_size", "convergence_steps", "cycle_steps", "log_every"):
-        if getattr(sampler, name) < 1:
-            raise InputError(f"sampler.{name} is {getattr(sampler, name)}; it must be at least 1.")
-    for name in ("step_size_first", "step_size_last", "cycle_step_size", "stability"):
-        if not getattr(sampler, name) > 0:
-            raise InputError(f"sampler.{name} is {getattr(sampler, name)}; it must be positive.")
     if sampler.batch_size > len(train):
         raise InputError(
             f"sampler.batch_size is {sampler.batch_size} and the training set has {len(train)} structures; lower it."

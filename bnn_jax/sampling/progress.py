@@ -167,7 +167,8 @@ def _advance(
         first_potential_energy=np.where(is_first, energy[0], before.first_potential_energy),
     )
     row = jax.tree.map(lambda leaf: leaf[: int(progress.num_infos)], progress.infos)
-    divergences = guard.not_finite(infos.sghmc.is_finite, energy, infos.sghmc.grad_norm, first_step)
+    signs = (np.asarray(leaf) for leaf in (infos.sghmc.is_finite, energy, infos.sghmc.grad_norm))
+    divergences = guard.not_finite(*signs, first_step=first_step)
     if is_row:
         divergences += guard.out_of_bounds(
             row.sghmc.kinetic_temperature,
