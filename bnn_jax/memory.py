@@ -4,8 +4,11 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
+
+from bnn_jax.types import InputError
 
 _CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -24,6 +27,36 @@ def available_memory() -> int:
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     return max(min(_machine(), _control_group(), _own_limit()), 0)
+
+
+def peak_bytes(lowered: Any) -> int:
+    """Memory of a compiled call on each device, arguments and results included, as XLA plans it.
+
+    Args:
+        lowered: from ``jax.jit(...).lower(...)``; it is compiled, which a later call of these shapes need not repeat.
+    """
+    memory = lowered.compile().memory_analysis()
+    if memory is None:  # not every backend says
+        return 0
+    return sum(
+        int(getattr(memory, f"{part}_size_in_bytes")) for part in ("argument", "output", "temp", "generated_code")
+    )
+
+
+def require_memory(num_bytes: int, what: str, cure: str) -> None:
+    """Refuse what the memory could not hold, before it is tried.
+
+    Args:
+        num_bytes: that it takes.
+        what: names it in the error.
+        cure: what to do about it.
+
+    Raises:
+        InputError: less is available.
+    """
+    available = available_memory()
+    if num_bytes > available:
+        raise InputError(f"There is memory for {in_words(available)} and {what} needs {in_words(num_bytes)}; {cure}.")
 
 
 def free_disk(folder: Path) -> int:

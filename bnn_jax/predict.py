@@ -13,6 +13,7 @@ from tqdm import tqdm
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.memory import peak_bytes, require_memory
 from bnn_jax.types import Params, Prediction, Predictive
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
@@ -69,7 +70,7 @@ def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) 
 
 
 def predict(
-    predictor: Callable,
+    predictor: Any,
     samples: Params,
     dataset: Dataset,
     statistics: Statistics,
@@ -79,7 +80,7 @@ def predict(
     """The posterior predictive of every structure of a data set.
 
     Args:
-        predictor: from :func:`build_predictor`.
+        predictor: from :func:`build_predictor`, a jitted function.
         samples: parameters with a leading sample axis; positions are cast to their dtype.
         dataset: the structures; labels are ignored.
         statistics: of the training set; its atomic shifts are added to the energies in float64.
@@ -87,7 +88,7 @@ def predict(
         sizes: padded sizes of earlier calls, which this one may enlarge; without them the smallest that do.
 
     Raises:
-        InputError: a structure holds an element the potential does not know.
+        InputError: a structure holds an element the potential does not know, or is too large for the memory.
     """
     dtype = jax.tree.leaves(samples)[0].dtype
     packed = pack(_centred(dataset), cutoff, statistics.species, statistics.shifts, dtype)
@@ -102,6 +103,10 @@ def predict(
     num_nodes, most_edges = batch_size_needed(packed, plan)
     padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
     on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]))
+    if padded[1] > 32 * EDGES_PER_BATCH:  # one structure of uncommon size; to ask takes time
+        lowered = predictor.lower(samples, on_device, plan[0], *padded)
+        what = f"a prediction with {padded[1]} pairs of neighbours"
+        require_memory(peak_bytes(lowered), what, "predict with fewer samples at once, or use a larger machine")
     parts = []
     for indices in tqdm(plan, desc="predict", unit="batch", delay=5, disable=None):
         prediction = predictor(samples, on_device, indices, *padded)

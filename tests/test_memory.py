@@ -4,9 +4,12 @@ import resource
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from bnn_jax import memory
+from bnn_jax.types import InputError
 
 
 def test_available_memory_is_below_the_machine_s():
@@ -41,3 +44,14 @@ def test_a_control_group_counts(tmp_path, monkeypatch):
 )
 def test_in_words(num_bytes, text):
     assert memory.in_words(num_bytes) == text
+
+
+def test_a_call_that_does_not_fit_is_refused(monkeypatch):
+    lowered = jax.jit(lambda x: jnp.sort(x @ x.T)).lower(jnp.zeros((300, 200)))
+    needed = memory.peak_bytes(lowered)
+    assert 4 * (300 * 200 + 300 * 300) <= needed < 4 * (300 * 200 + 8 * 300 * 300)
+    memory.require_memory(needed, "the call", "wait")
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    memory.require_memory(2**20, "the call", "wait")
+    with pytest.raises(InputError, match=r"^There is memory for 1 MiB and the call needs 2 MiB; buy some\.$"):
+        memory.require_memory(2**21, "the call", "buy some")

@@ -154,3 +154,10 @@ def test_an_unknown_element_is_refused() -> None:
     gold = systems.dimer("Au2")
     with pytest.raises(InputError, match=r"Structure 1 holds Au, which the potential does not know \(it knows H, C"):
         run(network("l_max 0"), [systems.water(), gold])
+
+
+def test_a_structure_too_large_for_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EDGES_PER_BATCH", 1)
+    monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"memory for 1000 bytes and a prediction with \d+ pairs of neighbours needs"):
+        run(network("l_max 0"), [systems.ethanol()])

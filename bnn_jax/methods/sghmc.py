@@ -17,7 +17,7 @@ from bnn_jax.atoms.isolation import warn_of_isolated_atoms
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
 from bnn_jax.config import Config
-from bnn_jax.memory import available_memory, in_words
+from bnn_jax.memory import peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph, fill_model_config
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
@@ -29,6 +29,7 @@ from bnn_jax.types import InputError, Params, PRNGKey
 
 COMPILATION_BYTES = 1_500_000_000
 """What XLA itself may take to compile a step of the largest preset."""
+_LESS_MEMORY = "lower sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine"
 
 
 def fit(
@@ -72,13 +73,13 @@ def fit(
     valid_error = _valid_error(valid, config, statistics)
     fingerprint = train.fingerprint()
     run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
-    _require_memory(COMPILATION_BYTES, "the compilation of the network")
+    require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
     chunk, plan, position = build_chains(rng_key, packed, config)
     states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains), position)
     data = jax.device_put(packed)
     longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
     lowered = chunk.lower(states, data, longest_plan)
-    _require_memory(chain.peak_bytes(lowered), "a step of this network on batches of this size")
+    require_memory(peak_bytes(lowered), "a step of this network on batches of this size", _LESS_MEMORY)
     start = begin(states, lowered.out_info[1], config.sampler)
     counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
     if out is not None and run is None:
@@ -93,15 +94,6 @@ def fit(
         final = recorder.record(turns, start, run, config, valid_error, progress)
     posterior = _posterior(final, config, statistics, seed)
     return dataclasses.replace(posterior, train_hashes=train.hashes())
-
-
-def _require_memory(num_bytes: int, what: str) -> None:
-    available = available_memory()
-    if num_bytes > available:
-        raise InputError(
-            f"There is memory for {in_words(available)} and {what} needs {in_words(num_bytes)}; lower"
-            " sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine."
-        )
 
 
 def _posterior(final: Progress, config: Config, statistics: Statistics, seed: int) -> Posterior:

@@ -124,20 +124,6 @@ class Chunk:
         return self.jitted.lower(jax.device_put(states, self.sharding), data, plan, 1)
 
 
-def peak_bytes(lowered: Any) -> int:
-    """Memory of a call on each device, arguments and results included, as XLA plans it; compiles what was lowered.
-
-    Args:
-        lowered: from :meth:`Chunk.lower`.
-    """
-    memory = lowered.compile().memory_analysis()
-    if memory is None:  # not every backend says
-        return 0
-    return sum(
-        int(getattr(memory, f"{part}_size_in_bytes")) for part in ("argument", "output", "temp", "generated_code")
-    )
-
-
 def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Chunk:
     """Many steps of many chains in one compiled call, the chains spread evenly over devices.
 

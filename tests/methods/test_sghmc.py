@@ -281,3 +281,24 @@ def test_energies_alone_and_forces_alone_are_enough() -> None:
             atoms.calc = SinglePointCalculator(atoms, **{name: atoms.calc.results[name]})
         posterior = run(train=Dataset.from_atoms(train), config=config_of(num_chains=1, num_samples=1))
         assert all(np.isfinite(leaf).all() for leaf in leaves(posterior))
+
+
+@pytest.mark.parametrize(
+    ("available", "what"), [(10**6, "the compilation of the network"), (2 * 10**9, "a step of this")]
+)
+def test_a_run_that_does_not_fit_the_memory_makes_no_folder(
+    available: int, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: available)
+    monkeypatch.setattr(sghmc, "peak_bytes", lambda _: 3 * 10**9)
+    with pytest.raises(InputError, match=f"{what}.* needs .*; lower sampler.batch_size, sampler.num_chains or"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_does_not_fit_the_disk_starts_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnn_jax.checkpoint.files.free_disk", lambda _: 2**20)
+    with pytest.raises(InputError, match=r"The checkpoints of this run need .*, whose disk has 1 MiB left"):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    assert run(tmp_path / "run", resume=True).num_samples == 6
