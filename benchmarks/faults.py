@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -91,18 +90,10 @@ def evaluate_arguments(run: Path, out: Path) -> list[str]:
 
 
 def start(arguments: list[str], bench_variables: dict[str, str], limit: int | None = None) -> subprocess.Popen:
-    def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-    return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from bnn_jax.cli import main; sys.exit(main())", *arguments],
-        env=bench_variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=limited,
-    )
+    command = [sys.executable, "-c", "import sys; from bnn_jax.cli import main; sys.exit(main())", *arguments]
+    if limit is not None:
+        command = ["sh", "-c", f'ulimit -v {limit // 1024}; exec "$@"', "sh", *command]
+    return subprocess.Popen(command, env=bench_variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process: subprocess.Popen) -> Done:
@@ -163,32 +154,30 @@ def compare(bench: Bench, run: Path) -> tuple[int, int]:
 def summarise(fault: str, done: list[Done], lost: int, wrong: int, allowed: set[int]) -> Outcome:
     codes = [each.code for each in done]
     tracebacks = sum("Traceback" in each.text for each in done)
-    wrong += sum(code not in allowed for code in codes)
+    for each in done:
+        if each.code not in allowed:
+            wrong += 1
+            print(f"{fault}: exit code {each.code} after\n{each.text[-2000:]}", file=sys.stderr)
     exits = ", ".join(f"{codes.count(code)}x {code}" for code in sorted(set(codes)))
     return Outcome(fault, len(done), lost, wrong, tracebacks, exits)
 
 
-def hit_until_finished(bench: Bench, run: Path, number: int, hits: int) -> list[Done]:
-    """Signals at random moments of one run, each process continuing the one before; then to its end."""
-    done = []
-    for _ in range(hits):
-        process = start(fit_arguments(run), bench.variables)
-        # From the moment when Python itself has started, whose own traceback nobody can hold back.
-        done.append(signalled(process, bench.rng.uniform(0.3, bench.fit_seconds), number))
-    last = finish(start(fit_arguments(run), bench.variables))
-    if last.code:
-        done.append(last)
-    return done
-
-
 def signals_on_fit(bench: Bench, name: str, number: int, trials: int, allowed: set[int]) -> Outcome:
-    """Runs that are hit five times each."""
-    done, lost, wrong = [], 0, 0
-    for first in range(0, trials, 5):
-        run = bench.folder / f"{name.split()[0]}-{first}"
-        done += hit_until_finished(bench, run, number, min(5, trials - first))
+    """Signals at random moments, each process continuing the one before, until so many have hit; then to the end."""
+    done, lost, wrong, hits, runs = [], 0, 0, 0, 0
+    while hits < trials:
+        run = bench.folder / f"{name.split()[0]}-{runs}"
+        finished = False
+        while hits < trials and not finished:
+            process = start(fit_arguments(run), bench.variables)
+            # From the moment when Python itself has started, whose own traceback nobody can hold back.
+            done.append(signalled(process, bench.rng.uniform(0.3, bench.fit_seconds), number))
+            finished = done[-1].code == 0
+            hits += not finished
+        last = finish(start(fit_arguments(run), bench.variables))
+        done += [last] if last.code else []
         more_lost, more_wrong = compare(bench, run)
-        lost, wrong = lost + more_lost, wrong + more_wrong
+        lost, wrong, runs = lost + more_lost, wrong + more_wrong, runs + 1
         shutil.rmtree(run)
     return summarise(f"{name} during fit", done, lost, wrong, {0, *allowed})
 
@@ -198,11 +187,11 @@ def kills_on_evaluate(bench: Bench, trials: int) -> Outcome:
     done, wrong = [], 0
     wanted = json.loads((bench.folder / "scores" / "scores.json").read_text())
     before = {path: path.read_bytes() for path in bench.reference.glob("*.*")}
-    for trial in range(trials):
-        out = bench.folder / f"evaluate-{trial}"
+    while sum(each.code == -signal.SIGKILL for each in done) < trials:
+        out = bench.folder / "evaluate"
         out.mkdir()
         process = start(evaluate_arguments(bench.reference, out), bench.variables)
-        done.append(signalled(process, bench.rng.uniform(0.3, 1.1) * bench.evaluate_seconds, signal.SIGKILL))
+        done.append(signalled(process, bench.rng.uniform(0.3, 1.0) * bench.evaluate_seconds, signal.SIGKILL))
         if (out / "scores.json").exists():
             found = json.loads((out / "scores.json").read_text())
             wrong += any(found[key] != value for key, value in wanted.items() if key != "seconds")
@@ -314,36 +303,43 @@ def truncate(rng: random.Random) -> Callable[[bytes], bytes]:
     return lambda content: content[: rng.randrange(len(content))]
 
 
-def campaign(folder: Path, scale: float = 1.0, seed: int = 0) -> Iterator[Outcome]:
-    """Every fault, as often as the scale says (1 for 50 kills)."""
+def campaign(folder: Path, scale: float = 1.0, seed: int = 0, only: str = "") -> Iterator[Outcome]:
+    """Every fault, or those with a word in their name, as often as the scale says (1 for 50 kills)."""
     bench = prepare(folder, seed)
+    rng, size = bench.rng, max(path.stat().st_size for path in bench.reference.glob("checkpoint-*"))
 
     def times(count: int) -> int:
         return max(1, round(scale * count))
 
-    size = max(path.stat().st_size for path in bench.reference.glob("checkpoint-*"))
-    rng = bench.rng
-    yield signals_on_fit(bench, "kill -9", signal.SIGKILL, times(40), {-signal.SIGKILL})
-    yield kills_on_evaluate(bench, times(10))
-    yield signals_on_fit(bench, "SIGTERM", signal.SIGTERM, times(10), {TERMINATED, -signal.SIGTERM})
-    yield signals_on_fit(bench, "SIGINT (Ctrl-C)", signal.SIGINT, times(5), {INTERRUPTED, -signal.SIGINT})
-    yield full_disk(bench, times(5))
-    yield damaged_files(bench, "truncation", truncate(rng), times(size // 10))
-    yield damaged_files(bench, "flipped bit", flip(rng), times(5_000))
-    yield damaged_newest(bench, "truncation", truncate(rng), times(3))
-    yield damaged_newest(bench, "flipped bit", flip(rng), times(3))
-    yield memory_limits(bench, [int(gigabytes * 1e9) for gigabytes in np.geomspace(0.5, 16, times(8))])
+    limits = [int(gigabytes * 1e9) for gigabytes in np.geomspace(0.5, 16, times(8))]
+    sigterm, sigint = {TERMINATED, -signal.SIGTERM}, {INTERRUPTED, -signal.SIGINT}
+    faults: dict[str, Callable[[], Outcome]] = {
+        "kill fit": lambda: signals_on_fit(bench, "kill -9", signal.SIGKILL, times(40), {-signal.SIGKILL}),
+        "kill evaluate": lambda: kills_on_evaluate(bench, times(10)),
+        "SIGTERM": lambda: signals_on_fit(bench, "SIGTERM", signal.SIGTERM, times(10), sigterm),
+        "SIGINT": lambda: signals_on_fit(bench, "SIGINT (Ctrl-C)", signal.SIGINT, times(5), sigint),
+        "disk": lambda: full_disk(bench, times(5)),
+        "truncation, file": lambda: damaged_files(bench, "truncation", truncate(rng), times(size // 10)),
+        "flip, file": lambda: damaged_files(bench, "flipped bit", flip(rng), times(5_000)),
+        "truncation, run": lambda: damaged_newest(bench, "truncation", truncate(rng), times(3)),
+        "flip, run": lambda: damaged_newest(bench, "flipped bit", flip(rng), times(3)),
+        "memory": lambda: memory_limits(bench, limits),
+    }
+    for name, fault in faults.items():
+        if only in name:
+            yield fault()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the trials")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places of the faults")
+    parser.add_argument("--only", default="", help="faults with this in their name: kill, SIG, disk, file, run, memory")
     options = parser.parse_args()
     print("| fault | trials | samples lost | wrong | tracebacks | exit codes |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
-        for outcome in campaign(Path(folder), options.scale, options.seed):
+        for outcome in campaign(Path(folder), options.scale, options.seed, options.only):
             print(f"| {' | '.join(str(value) for value in outcome)} |", flush=True)
     print(f"\nSeed {options.seed}. {environment([])}")
 

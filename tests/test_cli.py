@@ -283,3 +283,53 @@ def test_killed_run_resumes_to_the_same_samples_and_log(tmp_path):
     for name, array in expected.items():
         np.testing.assert_array_equal(resumed[name], array)
     assert read_jsonl(killed / "log.jsonl") == read_jsonl(whole / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes."),
+        ImportError("libgfortran.so.5: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_is_one_sentence(error, files, tmp_path, capsys, monkeypatch):
+    def exhausted(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("bnn_jax.api.fit", exhausted)
+    assert main(["fit", files["train"], "--out", str(tmp_path / "run")]) == 2
+    assert re.fullmatch(r"error: The memory does not suffice; [^\n]*\.\n", capsys.readouterr().err)
+
+
+def test_what_nobody_expected_is_not_hidden(files, tmp_path, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("bnn_jax.api.fit", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        main(["fit", files["train"], "--out", str(tmp_path / "run")])
+
+
+def test_sigterm_saves_and_says_how_to_go_on(files, tmp_path):
+    """In a process of its own, once it samples."""
+    run = tmp_path / "run"
+    script = "import sys; from bnn_jax.cli import main; sys.exit(main())"
+    slow = ["--set", "sampler.convergence_steps=1000000", "--set", "sampler.log_every=50"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "fit", files["train"], "--out", str(run), *SETTINGS, *slow],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while process.poll() is None and not (run / "log.jsonl").exists():
+        time.sleep(0.05)
+    process.terminate()
+    _, text = process.communicate()
+    assert (process.returncode, text) == (143, "terminated; continue the run with --resume.\n")
+    (checkpoint,) = run.glob("checkpoint-*.safetensors")
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"]
+    assert int(checkpoint.stem.split("-")[1]) >= last > 0

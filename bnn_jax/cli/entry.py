@@ -108,14 +108,16 @@ def _execute(command: Command) -> int:
         terminated = isinstance(interrupt, _Terminated)
         print(f"{'terminated' if terminated else 'interrupted'}{hint}.", file=sys.stderr)
         return TERMINATED if terminated else INTERRUPTED
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except (ValueError, RuntimeError, MemoryError, ImportError, OSError) as error:
+        if _is_out_of_memory(error):  # first, for to import anything may fail as well
+            print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
+            return USER_ERROR
         from bnn_jax.methods.sghmc import DivergenceError
         from bnn_jax.types import InputError
 
-        sentence = _OUT_OF_MEMORY if _is_out_of_memory(error) else str(error)
-        if not (isinstance(error, InputError | DivergenceError) or _is_out_of_memory(error)):
+        if not isinstance(error, InputError | DivergenceError):
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergenceError) else USER_ERROR
     return 0
 
@@ -127,4 +129,6 @@ _OUT_OF_MEMORY = (
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    """Whether Python, XLA, the loader of libraries or the operating system had none left."""
+    signs = ("RESOURCE_EXHAUSTED", "failed to map segment", "Cannot allocate memory", "Unable to allocate")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
