@@ -302,3 +302,56 @@ def test_a_run_that_does_not_fit_the_disk_starts_no_step(tmp_path: Path, monkeyp
         run(tmp_path / "run")
     monkeypatch.undo()
     assert run(tmp_path / "run", resume=True).num_samples == 6
+
+
+def cut_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "save_checkpoint", killed(3, recorder.save_checkpoint, after=True))
+        with pytest.raises(Killed):
+            run(path)
+
+
+def test_a_resumed_run_says_whether_it_is_the_same_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_short(tmp_path, monkeypatch)
+    step = max(int(path.stem.split("-")[1]) for path in tmp_path.glob("checkpoint-*.safetensors"))
+    with caplog.at_level("INFO"):
+        run(tmp_path, resume=True)
+    assert f"goes on from step {step}: as if it had not stopped, the same bit for bit." in caplog.text
+
+
+def test_a_run_resumed_elsewhere_says_that_it_is_the_same_to_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_short(tmp_path, monkeypatch)
+    record = json.loads((tmp_path / "run.json").read_text())
+    number = record["environment"]["num_devices"]
+    record["environment"]["num_devices"] = number + 7
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with caplog.at_level("INFO"):
+        run(tmp_path, resume=True)
+    assert f"the same to rounding (num_devices {number} instead of {number + 7})" in caplog.text
+
+
+def test_an_interrupt_between_rows_is_saved_and_changes_nothing(
+    uninterrupted: tuple[Posterior, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is of the last turn, in the midst of a row of the log."""
+    monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 1e9)
+    drive = sghmc.drive
+
+    def interrupted(*arguments):
+        for turn in drive(*arguments):
+            yield turn
+            if turn.row is None and int(turn.progress.step) > 5:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sghmc, "drive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert int(checkpoint.stem.split("-")[1]) not in LOG_STEPS
+    assert_same_samples(run(tmp_path, resume=True), uninterrupted[0])
+    assert log_rows(tmp_path) == log_rows(uninterrupted[1])
