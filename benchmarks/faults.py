@@ -155,8 +155,8 @@ def summarise(fault: str, done: list[Done], lost: int, wrong: int, allowed: set[
     codes = [each.code for each in done]
     tracebacks = sum("Traceback" in each.text for each in done)
     for each in done:
-        if each.code not in allowed:
-            wrong += 1
+        wrong += each.code not in allowed
+        if each.code not in allowed or "Traceback" in each.text:
             print(f"{fault}: exit code {each.code} after\n{each.text[-2000:]}", file=sys.stderr)
     exits = ", ".join(f"{codes.count(code)}x {code}" for code in sorted(set(codes)))
     return Outcome(fault, len(done), lost, wrong, tracebacks, exits)

@@ -15,7 +15,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSub
 
 from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Fit, Predict
 
-USER_ERROR, DIVERGED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+USER_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130
 _RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Demo: "demo", Data: "data"}
 _DESCRIPTION = """Machine-learned interatomic potentials that say how far each of their forces can be trusted.
 
@@ -68,46 +68,45 @@ def _spread_over_cores() -> None:
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, such as a batch system sends before it kills."""
-
-
-def _raise_terminated(_signal: int, _frame: Any) -> NoReturn:
-    raise _Terminated
-
-
 @contextlib.contextmanager
-def _plain_messages() -> Iterator[None]:
-    """Warnings and the package's log as single lines on stderr; SIGTERM ends as an interrupt does."""
+def _plain_messages(hint: str) -> Iterator[None]:
+    """Warnings and the package's log as single lines on stderr, and so the end by Ctrl-C or SIGTERM."""
+
+    def leave(number: int, _frame: Any) -> NoReturn:
+        # At once: an exception out of a handler can come up anywhere, and then some of it shows as a traceback. What a
+        # run has to save it saves before it lets the signal through.
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        os.write(2, f"{word}{hint}.\n".encode())
+        os._exit(128 + number)
+
     shown, handler, log = warnings.showwarning, logging.StreamHandler(sys.stderr), logging.getLogger("bnn_jax")
-    level, previous = log.level, None
+    level, previous = log.level, {}
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    with contextlib.suppress(ValueError):  # signals belong to the main thread
-        previous = signal.signal(signal.SIGTERM, _raise_terminated)
+    with contextlib.suppress(ValueError):  # only the main thread hears signals
+        previous = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         warnings.showwarning = shown
         log.removeHandler(handler)
         log.setLevel(level)
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, old in previous.items():
+            signal.signal(number, old)
 
 
 def _execute(command: Command) -> int:
+    hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")
     try:
-        with _plain_messages():
+        with _plain_messages(hint):
             if isinstance(command, Fit | Demo):
                 _spread_over_cores()
             importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
-    except KeyboardInterrupt as interrupt:
-        hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")
-        terminated = isinstance(interrupt, _Terminated)
-        print(f"{'terminated' if terminated else 'interrupted'}{hint}.", file=sys.stderr)
-        return TERMINATED if terminated else INTERRUPTED
+    except KeyboardInterrupt:
+        print(f"interrupted{hint}.", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, RuntimeError, MemoryError, ImportError, OSError) as error:
         if _is_out_of_memory(error):  # first, for to import anything may fail as well
             print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)

@@ -1,11 +1,14 @@
 """What a run of chains writes as it goes: log, checkpoints, progress bar; and how it goes on after a kill."""
 
+import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -101,39 +104,58 @@ def record(
     Raises:
         InputError: the disk is full or not writable; the last checkpoint is intact.
         DivergenceError: all chains were stopped.
+        KeyboardInterrupt: Ctrl-C or SIGTERM arrived, after a checkpoint, unless its handler does something else.
     """
     progress, saved = start, time.monotonic()
     total = schedule.total_steps(config.sampler)
-    try:
-        with tqdm(
-            total=total,
-            initial=int(start.step),
-            unit="step",
-            desc="fit",
-            disable=None if show_progress else True,
-        ) as bar:
-            for turn in turns:
-                progress = turn.progress
-                for divergence in turn.divergences:
-                    _tell_of(divergence, progress, run)
-                if turn.row is not None:
-                    row = _log_row(progress, turn.row, valid_error(progress.states.sampler.position))
-                    bar.set_postfix(loss=f"{row['loss']:.2f}", forces=f"{row.get('valid_forces_mae', np.nan):.4f}")
-                    if run is not None:
-                        append_jsonl(run.path / LOG_FILE, row)
-                bar.update(int(progress.step) - bar.n)
-                is_sample = turn.row is not None and int(progress.step) in schedule.sample_steps(config.sampler)
-                due = is_sample or turn.divergences or time.monotonic() - saved > CHECKPOINT_SECONDS
-                if run is not None and due and progress.active.any():
-                    save_checkpoint(run, int(progress.step), progress)
-                    saved = time.monotonic()
-    except KeyboardInterrupt:
-        if run is not None and progress is not start and progress.active.any():
-            save_checkpoint(run, int(progress.step), progress)
-        raise
+    bar = tqdm(total=total, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True)
+    with bar, _signals_gathered() as arrived:
+        for turn in turns:
+            progress = turn.progress
+            for divergence in turn.divergences:
+                _tell_of(divergence, progress, run)
+            if turn.row is not None:
+                # On one device: what is spread over several would make them wait for each other.
+                row = _log_row(progress, turn.row, valid_error(jax.device_get(progress.states.sampler.position)))
+                bar.set_postfix(loss=f"{row['loss']:.2f}", forces=f"{row.get('valid_forces_mae', np.nan):.4f}")
+                if run is not None:
+                    append_jsonl(run.path / LOG_FILE, row)
+            bar.update(int(progress.step) - bar.n)
+            is_sample = turn.row is not None and int(progress.step) in schedule.sample_steps(config.sampler)
+            due = is_sample or turn.divergences or arrived or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if run is not None and due and progress.active.any():
+                save_checkpoint(run, int(progress.step), progress)
+                saved = time.monotonic()
+            if arrived:
+                break
+    if arrived:
+        signal.raise_signal(arrived[0])
+        raise KeyboardInterrupt  # where that signal is ignored, or its handler returns
     if not progress.active.any():
         raise DivergenceError(_epitaph(progress, run))
     return progress
+
+
+@contextlib.contextmanager
+def _signals_gathered() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM wait here until the run can be saved; a second one does not wait."""
+    arrived: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def gather(number: int, _frame: Any) -> None:
+        if arrived:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
+        arrived.append(number)
+
+    with contextlib.suppress(ValueError):  # only the main thread hears signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, gather) or signal.SIG_DFL
+    try:
+        yield arrived
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _tell_of(divergence: guard.Divergence, progress: Progress, run: RunFolder | None) -> None:

@@ -25,7 +25,7 @@ OnDivergence = Literal["stop", "halve-step"]
 
 
 class Progress(NamedTuple):
-    """Where a run of several chains stands. Host arrays, except for the chains' own states and samples."""
+    """Where a run of several chains stands. Host arrays, except for the chains' own states."""
 
     states: chain.ChainState
     good_states: chain.ChainState
@@ -86,7 +86,7 @@ def begin(states: chain.ChainState, infos: chain.StepInfo, config: SamplerConfig
         states=states,
         good_states=states,
         step=zero,
-        samples=jax.tree.map(lambda x: jnp.zeros((x.shape[0], config.num_samples, *x.shape[1:]), x.dtype), position),
+        samples=jax.tree.map(lambda x: np.zeros((x.shape[0], config.num_samples, *x.shape[1:]), x.dtype), position),
         num_samples=zero,
         infos=jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), infos),
         num_infos=zero,
@@ -245,11 +245,10 @@ def _with_row_closed(progress: Progress, config: SamplerConfig) -> Progress:
             num_kinetic=progress.num_kinetic + progress.num_infos,
         )
     if step in schedule.sample_steps(config):
-        position = progress.states.sampler.position
-        progress = progress._replace(
-            samples=jax.tree.map(lambda all_, one: all_.at[:, num_samples].set(one), progress.samples, position),
-            num_samples=progress.num_samples + 1,
-        )
+        samples = jax.tree.map(np.copy, progress.samples)
+        for all_, one in zip(jax.tree.leaves(samples), jax.tree.leaves(progress.states.sampler.position), strict=True):
+            all_[:, num_samples] = one
+        progress = progress._replace(samples=samples, num_samples=progress.num_samples + 1)
     return progress._replace(good_states=progress.states, num_infos=np.zeros_like(progress.num_infos))
 
 

@@ -343,9 +343,9 @@ def test_an_interrupt_between_rows_is_saved_and_changes_nothing(
 
     def interrupted(*arguments):
         for turn in drive(*arguments):
-            yield turn
             if turn.row is None and int(turn.progress.step) > 5:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
+            yield turn
 
     with monkeypatch.context() as patched:
         patched.setattr(sghmc, "drive", interrupted)

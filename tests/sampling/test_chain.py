@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -161,9 +162,17 @@ def test_vmapped_chains_equal_each_chain_alone() -> None:
         assert_same(alone, jax.tree.map(lambda leaf, i=index: leaf[i], together), rtol=1e-9, atol=1e-12)
 
 
+def assert_no_device_waits_for_another() -> None:
+    """Collectives stop a process where one device is late, and chains have nothing to tell each other."""
+    plan = np.zeros((CONFIG.log_every, 2, CONFIG.batch_size), np.int32)
+    text = chunk_of(2).lower(start(2), DATA, plan).compile().as_text()
+    assert not [line for line in text.splitlines() if re.search("all-reduce|all-gather|all-to-all|permute", line)]
+
+
 def test_chains_on_several_devices_equal_those_on_one(tmp_path: Path) -> None:
     """The number of devices is fixed when a process starts, so another one has two."""
     command = "import sys, numpy, jax; from tests.sampling import test_chain as t; assert len(jax.devices()) == 2; "
+    command += "t.assert_no_device_waits_for_another(); "
     command += "numpy.savez(sys.argv[1], **t.run(2)[-1].progress.states.sampler.position)"
     root, file = Path(__file__).parents[2], tmp_path / "position.npz"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
