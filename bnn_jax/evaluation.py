@@ -143,8 +143,18 @@ def convergence(posterior: Posterior, held_out: Dataset) -> dict[str, Float[np.n
 
 def convergence_of(predictive: Predictive, num_chains: int) -> dict[str, Float[np.ndarray, " quantity"]]:
     """The figures of :func:`convergence` from a predictive that is at hand."""
-    num_samples = len(predictive.energy_samples)
-    draws = np.concatenate([predictive.energy_samples, predictive.forces_samples.reshape(num_samples, -1)], axis=1)
-    draws = draws - draws.mean(axis=0)  # float32 inside: total energies would lose their spread
-    draws = draws.reshape(num_chains, -1, draws.shape[1])
+    draws = quantities(predictive, num_chains)
     return {"rhat": np.asarray(function_space_rhat(draws)), "ess": np.asarray(function_space_ess(draws))}
+
+
+def quantities(predictive: Predictive, num_chains: int) -> Float[np.ndarray, "chain sample quantity"]:
+    """What is monitored: energies, then force components, of each sample, less their mean over all samples.
+
+    Args:
+        predictive: of held-out structures.
+        num_chains: of its samples.
+    """
+    forces = predictive.forces_samples.reshape(len(predictive.energy_samples), -1)
+    draws = np.concatenate([predictive.energy_samples, forces], axis=1)
+    draws = draws - draws.mean(axis=0)  # float32 inside: total energies would lose their spread
+    return draws.reshape(num_chains, -1, draws.shape[1])

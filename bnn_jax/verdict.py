@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.evaluation import convergence_of
+from bnn_jax.evaluation import convergence_of, quantities
 from bnn_jax.methods.base import Posterior, SamplingRecord
-from bnn_jax.sampling.diagnostics import MIN_DRAWS, rhat_by_chance
+from bnn_jax.sampling.diagnostics import MIN_DRAWS, agreement
 from bnn_jax.types import Predictive, Verdict
 
 MAX_MONITORED = 100
@@ -19,8 +19,8 @@ MAX_Z = 1.5
 """Root mean square of error over std, or its inverse, up to which error bars are called right."""
 MAX_ERROR_RATIO = 2.0
 """A sample with more than so many times the median force error of all samples disagrees with them."""
-CHANCE = 0.95
-"""Quantile of R-hat among independent draws beyond which a median R-hat counts as disagreement."""
+LEVEL = 0.05
+"""P value of agreement below which chains are said to disagree: one in twenty sound runs is suspected wrongly."""
 
 
 class Finding(NamedTuple):
@@ -68,13 +68,14 @@ def summary(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], 
         held_out: structures; the first hundred are used.
     """
     held_out = monitored(held_out)
-    result = convergence_of(posterior.predict(held_out), posterior.num_chains)
+    predictive = posterior.predict(held_out)
+    result = convergence_of(predictive, posterior.num_chains)
     rhats, sizes = (result[name][np.isfinite(result[name])] for name in ("rhat", "ess"))
     numbers = {
         "rhat_median": _median(rhats),
         "rhat_max": float(rhats.max(initial=-np.inf)),
         "rhat_fraction_above_1.05": float(np.mean(rhats > 1.05)) if rhats.size else float("nan"),
-        "rhat_by_chance": rhat_by_chance(posterior.num_chains, posterior.num_samples // posterior.num_chains, CHANCE),
+        "agreement_p_value": agreement(quantities(predictive, posterior.num_chains)),
         "ess_median": _median(sizes),
         "ess_min": float(sizes.min(initial=np.inf)),
         "num_quantities": result["rhat"].size,
@@ -98,25 +99,24 @@ def _stopped(posterior: Posterior) -> list[Finding]:
 
 
 def _agreement(posterior: Posterior, predictive: Predictive) -> list[Finding]:
-    num_chains, per_chain = posterior.num_chains, posterior.num_samples // posterior.num_chains
-    if per_chain < MIN_DRAWS:
-        text = f"{per_chain} samples a chain are too few to see whether chains agree: raise sampler.num_samples to"
-        return [Finding(True, f"{text} {MIN_DRAWS} or more")]
+    num_chains, num_samples = posterior.num_chains, posterior.num_samples
+    draws = quantities(predictive, num_chains)
     rhat = convergence_of(predictive, num_chains)["rhat"]
-    by_chance = rhat_by_chance(num_chains, per_chain, CHANCE)
     num_energies = len(predictive.energy)
-    medians = {"energies": _median(rhat[:num_energies]), "forces": _median(rhat[num_energies:])}
-    apart = [name for name, value in medians.items() if value > by_chance]
+    p_values = {"energies": agreement(draws[..., :num_energies]), "forces": agreement(draws[..., num_energies:])}
+    if np.isnan(p_values["forces"]):
+        text = f"{num_samples} samples of {num_chains} chain{'s' if num_chains > 1 else ''} are too few to see whether"
+        return [Finding(True, f"{text} they agree: raise sampler.num_samples (or --chains) to 8 in all or more")]
+    apart = [name for name, value in p_values.items() if value < LEVEL]
     if not apart:
         return []
     who = f"the {num_chains} chains do" if num_chains > 1 else "the two halves of the chain do"
-    worst = max(medians[name] for name in apart)
+    p_value = min(p_values[name] for name in apart)
     return [
         Finding(
             True,
-            f"{who} not agree on {' and '.join(apart)} (median R-hat {worst:.2f}, where independent samples give at"
-            f" most {by_chance:.2f}): run longer (sampler.convergence_steps, sampler.cycle_steps) or lower the step"
-            " size",
+            f"{who} not agree on {' and '.join(apart)} (p value {p_value:.2g}, median R-hat {_median(rhat):.2f}): run"
+            " longer (sampler.convergence_steps, sampler.cycle_steps) or lower the step size",
         )
     ]
 

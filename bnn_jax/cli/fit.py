@@ -163,8 +163,8 @@ def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> N
     found = _numbers(report["diagnostics"])
     if "rhat_median" in found:
         print(
-            f"R-hat of {found['num_quantities']} predictions: median {found['rhat_median']:.3f}"
-            f" (independent samples: at most {found['rhat_by_chance']:.3f}), largest {found['rhat_max']:.3f}; effective"
+            f"R-hat of {found['num_quantities']} predictions: median {found['rhat_median']:.3f}, largest"
+            f" {found['rhat_max']:.3f}; p value of the chains' agreement: {found['agreement_p_value']:.3f}; effective"
             f" sample size: median {found['ess_median']:.1f} of {found['num_samples']}."
         )
     else:

@@ -4,7 +4,7 @@ Weights of a network have no meaning one by one (neurons permute, layers rescale
 size are those of quantities in function space: predictions on a fixed set of structures.
 """
 
-from functools import lru_cache
+import math
 
 import blackjax
 import jax
@@ -12,21 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from bnn_jax.types import Params
 
 __all__ = [
     "MIN_DRAWS",
+    "agreement",
     "configurational_temperature",
     "function_space_ess",
     "function_space_rhat",
     "kinetic_temperature",
-    "rhat_by_chance",
 ]
 
 MIN_DRAWS = 4
 """Draws a chain below which R-hat is not defined: halves of two draws are the fewest with a variance."""
+MIN_DEALS = 20
+"""Ways to deal the draws to chains below which no deal is rare."""
 _rhat, _ess_bulk = (
     jax.jit(blackjax.rhat),
     jax.jit(blackjax.ess_bulk),
@@ -73,20 +75,40 @@ def function_space_ess(draws: Float[Array | np.ndarray, "chain sample quantity"]
     return _ess_bulk(jnp.asarray(draws)).reshape(num_quantities)
 
 
-@lru_cache
-def rhat_by_chance(num_chains: int, num_draws: int, quantile: float) -> float:
-    """Quantile of :func:`function_space_rhat` over independent normal draws: what even perfect chains may show.
+def agreement(draws: Float[Array | np.ndarray, "chain sample quantity"], num_permutations: int = 999) -> float:
+    """P value of the chains' agreement: how often draws dealt to the chains at random would lie as far apart.
+
+    The statistic is the variance between the chains' means of each quantity over its variance over all draws, summed
+    over quantities. Independent draws of one distribution can be exchanged between chains, so that the p value is exact
+    for them, however the quantities depend on each other and however few the draws; draws that depend on their
+    neighbours in the chain lower it, as they should. A single chain is judged by its halves.
 
     Args:
-        num_chains: chains.
-        num_draws: draws of each.
-        quantile: between 0 and 1.
+        draws: each chain's draws of scalar quantities.
+        num_permutations: dealt at random, with a fixed seed.
 
     Returns:
-        The quantile, from 2,000 simulated quantities with a fixed seed; NaN with fewer than 4 draws.
+        Between 1 / (num_permutations + 1) and 1; NaN where there are so few draws that it could not be below 0.05
+        whatever they are.
     """
-    draws = np.random.default_rng(0).normal(size=(num_chains, num_draws, 2_000))
-    return float(np.quantile(np.asarray(function_space_rhat(draws)), quantile))
+    values = np.asarray(draws, np.float64)
+    if len(values) == 1:
+        half = values.shape[1] // 2
+        values = np.concatenate([values[:, :half], values[:, values.shape[1] - half :]])
+    num_chains, num_draws, num_quantities = values.shape
+    num_ways = math.factorial(num_chains * num_draws) // (math.factorial(num_draws) ** num_chains)
+    if num_ways // math.factorial(num_chains) < MIN_DEALS:
+        return float("nan")
+    pooled = values.reshape(-1, num_quantities)
+    spread = pooled.std(axis=0)
+    pooled = (pooled - pooled.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+
+    def apart(order: Int[np.ndarray, " draw"]) -> float:
+        return float(np.square(pooled[order].reshape(num_chains, num_draws, -1).mean(axis=1)).sum())
+
+    rng, found = np.random.default_rng(0), apart(np.arange(len(pooled)))
+    dealt = [apart(rng.permutation(len(pooled))) for _ in range(num_permutations)]
+    return (1 + sum(each >= found * (1 - 1e-9) for each in dealt)) / (1 + num_permutations)
 
 
 def kinetic_temperature(

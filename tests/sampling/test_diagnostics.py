@@ -1,5 +1,7 @@
 """Diagnostics against formulas written out and Gaussians whose truth is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bnn_jax.sampling import diagnostics
+from bnn_jax.sampling.diagnostics import agreement
 
 
 def vehtari_rhat(draws):
@@ -114,3 +117,47 @@ def test_configurational_temperature_of_gaussian(temperature):
         values = np.asarray(jax.vmap(estimate)(jnp.asarray(theta - origin), jnp.asarray(gradient)))
         assert_allclose(values.mean(), temperature, atol=5 * values.std() / np.sqrt(num_draws))
     assert_allclose(values.std(), temperature * np.sqrt(2 / 3), rtol=0.05)  # about the mean: chi-squared of 3
+
+
+class TestAgreement:
+    @pytest.mark.parametrize("shape", [(2, 4), (4, 4), (1, 8), (3, 10)])
+    def test_independent_draws_rarely_look_apart(self, shape):
+        """A p value is below 0.05 in at most 5 % of cases, also for quantities that depend on each other."""
+        rng = np.random.default_rng(0)
+        mix = rng.normal(size=(5, 40))
+        p_values = [agreement(rng.normal(size=(*shape, 5)) @ mix, 199) for _ in range(400)]
+        # Binomial, 400 cases: 0.05 +- 0.011.
+        assert np.mean(np.array(p_values) < 0.05) < 0.05 + 4 * 0.011
+        assert abs(np.mean(p_values) - 0.5) < 0.1
+
+    @pytest.mark.parametrize("shape", [(2, 4), (4, 4), (3, 10)])
+    def test_chains_apart_are_seen(self, shape):
+        rng = np.random.default_rng(1)
+        draws = rng.normal(size=(*shape, 40)) + 2 * rng.normal(size=(shape[0], 1, 40))
+        assert agreement(draws) < 0.05
+
+    def test_a_drift_is_seen(self):
+        rng = np.random.default_rng(2)
+        draws = rng.normal(size=(1, 12, 30)) + np.linspace(0, 4, 12)[:, None]
+        assert agreement(draws) < 0.01
+        assert agreement(draws[:, rng.permutation(12)]) > 0.05
+
+    def test_few_draws_cannot_tell(self):
+        assert np.isnan(agreement(np.zeros((1, 6, 3))))  # ten ways to make two halves
+        assert np.isnan(agreement(np.zeros((2, 2, 3))))
+        assert not np.isnan(agreement(np.random.default_rng(0).normal(size=(2, 4, 3))))
+
+    def test_equals_enumeration(self):
+        """Of the 35 ways to deal 8 draws to two chains."""
+        draws = np.random.default_rng(7).normal(size=(2, 4, 3)) + np.array([0.0, 0.7])[:, None, None]
+        flat = draws.reshape(8, 3)
+        flat = (flat - flat.mean(axis=0)) / flat.std(axis=0)
+
+        def apart(first):
+            rest = [i for i in range(8) if i not in first]
+            return np.square(flat[list(first)].mean(axis=0)).sum() + np.square(flat[rest].mean(axis=0)).sum()
+
+        ways = [apart((0, *others)) for others in itertools.combinations(range(1, 8), 3)]
+        exact = np.mean(np.array(ways) >= apart((0, 1, 2, 3)) - 1e-12)
+        # 4,000 deals: a standard error of sqrt(p (1 - p) / 4000)
+        assert abs(agreement(draws, 4_000) - exact) < 5 * np.sqrt(exact * (1 - exact) / 4_000) + 1 / 4_000
