@@ -19,6 +19,7 @@ from bnn_jax.checkpoint import create_run
 from bnn_jax.cli import main
 from bnn_jax.cli.commands import Fit, LabelOptions
 from bnn_jax.cli.options import METADATA_KEY, settle
+from bnn_jax.config import Config
 from bnn_jax.types import InputError
 
 
@@ -440,3 +441,11 @@ def test_consent_is_kept_for_resume(tmp_path):
     assert settle(Fit("data.xyz", str(tmp_path / "without"), resume=True)).data_options["allow_missing_labels"] is None
     with pytest.raises(InputError, match=r"^--allow-missing-labels would change .*without, begun without it; leave it"):
         settle(Fit("data.xyz", str(tmp_path / "without"), resume=True, labels=consent))
+
+
+@pytest.mark.parametrize("options", ["valid", {"valid": 3}, {"test": ["a", "b"]}])
+def test_a_record_of_a_stranger_is_refused(options, tmp_path):
+    out = tmp_path / "run"
+    create_run(out, Config(), seed=0, data_fingerprint="", metadata={METADATA_KEY: options})
+    with pytest.raises(InputError, match=r"run\.json is damaged; restore it from a copy or start a new run"):
+        settle(Fit("data.xyz", str(out), resume=True))

@@ -116,9 +116,10 @@ def open_run(path: str | Path) -> RunFolder:
             raise ValueError("too large")
         record = json.loads(read_bytes(path / "run.json"))
         version, config_sha256 = record["format_version"], record["config_sha256"]
-        versions, _, _, _ = (record[key] for key in ("versions", "seed", "data_fingerprint", "metadata"))
-        if not all(isinstance(record[key], dict) for key in ("versions", "environment", "metadata")):
-            raise TypeError("not a dictionary")
+        versions = record["versions"]
+        kinds = {"versions": dict, "environment": dict, "metadata": dict, "seed": int, "data_fingerprint": str}
+        if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
+            raise TypeError("an entry of another kind")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(f"{path / 'run.json'} is damaged; restore it from a copy or start a new run.") from error
     if version != FORMAT_VERSION:

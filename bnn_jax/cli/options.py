@@ -44,6 +44,8 @@ def settle(command: Fit) -> Settled:
         config = resumed_config(command, run)
         seed = _unchanged("--seed", command.seed, run.record["seed"], out)
         stored = run.record["metadata"].get(METADATA_KEY, {})
+        if not isinstance(stored, dict) or not all(isinstance(value, str | bool | None) for value in stored.values()):
+            raise InputError(f"{out / 'run.json'} is damaged; restore it from a copy or start a new run.")
         options = {
             name: _unchanged(f"--{name.replace('_', '-')}", value, stored[name], out) if name in stored else value
             for name, value in asked.items()

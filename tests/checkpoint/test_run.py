@@ -225,6 +225,8 @@ def test_links_out_of_the_folder_are_refused(run, tmp_path, name):
     "change",
     [
         {"versions": "all of them"},
+        {"seed": "seven"},
+        {"data_fingerprint": None},
         {"metadata": None},
         {"environment": 3},
         {"format_version": {}},
