@@ -188,7 +188,7 @@ def _epitaph(progress: Progress, run: RunFolder | None) -> str:
     found = guard.Divergence(last, int(progress.stopped_step[last]), int(progress.stopped_cause[last]))
     first_cure, second_cure = guard.CAUSES[found.cause].cures
     others = "" if len(progress.active) == 1 else f", the last of {len(progress.active)} chains to do so"
-    kept = "" if run is None else f" The last checkpoint in {run.path} is sound."
+    kept = f" The last checkpoint in {run.path} is sound." if run is not None and has_checkpoint(run) else ""
     return f"{_sentence(found)}{others}; {first_cure}, or {second_cure}.{kept}"
 
 
