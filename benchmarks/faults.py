@@ -115,7 +115,6 @@ def prepare(folder: Path, seed: int) -> Bench:
     variables = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     for name in ("warm", "reference"):
         begin = time.monotonic()
@@ -151,7 +150,17 @@ def compare(bench: Bench, run: Path) -> tuple[int, int]:
     return 0, wrong + (scores[0] != scores[1])
 
 
-def summarise(fault: str, done: list[Done], lost: int, wrong: int, allowed: set[int]) -> Outcome:
+def settle(bench: Bench, run: Path, done: list[Done]) -> tuple[int, int]:
+    """Let the run go on to its end, compare it and remove it; an end in error joins ``done``."""
+    last = finish(start(fit_arguments(run), bench.variables))
+    done += [last] if last.code else []
+    differences = compare(bench, run)
+    shutil.rmtree(run)
+    return differences
+
+
+def summarise(fault: str, done: list[Done], differences: list[tuple[int, int]], allowed: set[int]) -> Outcome:
+    lost, wrong = (sum(counts) for counts in zip(*differences, strict=True))
     codes = [each.code for each in done]
     tracebacks = sum("Traceback" in each.text for each in done)
     for each in done:
@@ -164,9 +173,9 @@ def summarise(fault: str, done: list[Done], lost: int, wrong: int, allowed: set[
 
 def signals_on_fit(bench: Bench, name: str, number: int, trials: int, allowed: set[int]) -> Outcome:
     """Signals at random moments, each process continuing the one before, until so many have hit; then to the end."""
-    done, lost, wrong, hits, runs = [], 0, 0, 0, 0
+    done, differences, hits = [], [], 0
     while hits < trials:
-        run = bench.folder / f"{name.split()[0]}-{runs}"
+        run = bench.folder / f"{name.split()[0]}-{len(differences)}"
         finished = False
         while hits < trials and not finished:
             process = start(fit_arguments(run), bench.variables)
@@ -174,12 +183,8 @@ def signals_on_fit(bench: Bench, name: str, number: int, trials: int, allowed: s
             done.append(signalled(process, bench.rng.uniform(0.3, bench.fit_seconds), number))
             finished = done[-1].code == 0
             hits += not finished
-        last = finish(start(fit_arguments(run), bench.variables))
-        done += [last] if last.code else []
-        more_lost, more_wrong = compare(bench, run)
-        lost, wrong, runs = lost + more_lost, wrong + more_wrong, runs + 1
-        shutil.rmtree(run)
-    return summarise(f"{name} during fit", done, lost, wrong, {0, *allowed})
+        differences.append(settle(bench, run, done))
+    return summarise(f"{name} during fit", done, differences, {0, *allowed})
 
 
 def kills_on_evaluate(bench: Bench, trials: int) -> Outcome:
@@ -197,7 +202,7 @@ def kills_on_evaluate(bench: Bench, trials: int) -> Outcome:
             wrong += any(found[key] != value for key, value in wanted.items() if key != "seconds")
         shutil.rmtree(out)
     wrong += sum(path.read_bytes() != content for path, content in before.items())
-    return summarise("kill -9 during evaluate", done, 0, wrong, {0, -signal.SIGKILL})
+    return summarise("kill -9 during evaluate", done, [(0, wrong)], {0, -signal.SIGKILL})
 
 
 @contextlib.contextmanager
@@ -217,7 +222,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 
 def full_disk(bench: Bench, trials: int) -> Outcome:
     """The disk fills up at a random moment; room is made, and the run goes on."""
-    done, lost, wrong = [], 0, 0
+    done, differences = [], []
     with small_disk(bench.folder) as disk:
         if disk is None:
             return Outcome("full disk (not tried: this user cannot mount one)", 0, 0, 0, 0, "")
@@ -231,12 +236,8 @@ def full_disk(bench: Bench, trials: int) -> Outcome:
                     pass
             done.append(finish(process))
             filler.unlink()
-            last = finish(start(fit_arguments(run), bench.variables))
-            done += [last] if last.code else []
-            more_lost, more_wrong = compare(bench, run)
-            lost, wrong = lost + more_lost, wrong + more_wrong
-            shutil.rmtree(run)
-    return summarise("full disk during fit", done, lost, wrong, {0, USER_ERROR})
+            differences.append(settle(bench, run, done))
+    return summarise("full disk during fit", done, differences, {0, USER_ERROR})
 
 
 def half_done(bench: Bench, run: Path) -> list[Path]:
@@ -263,31 +264,26 @@ def damaged_files(bench: Bench, name: str, damage: Callable[[bytes], bytes], tri
 
 def damaged_newest(bench: Bench, name: str, damage: Callable[[bytes], bytes], trials: int) -> Outcome:
     """A killed run whose newest checkpoint is damaged goes on from the one before, says so, and loses nothing."""
-    done, lost, wrong = [], 0, 0
+    done, differences = [], []
     for trial in range(trials):
         run = bench.folder / f"damaged-{trial}"
         newest, *_ = half_done(bench, run)
         newest.write_bytes(damage(newest.read_bytes()))
         done.append(finish(start(fit_arguments(run), bench.variables)))
-        wrong += "Falling back to the checkpoint before it" not in done[-1].text
-        more_lost, more_wrong = compare(bench, run)
-        lost, wrong = lost + more_lost, wrong + more_wrong
+        differences.append((0, "Falling back to the checkpoint before it" not in done[-1].text))
+        differences.append(compare(bench, run))
         shutil.rmtree(run)
-    return summarise(f"{name} of the newest checkpoint, fit --resume", done, lost, wrong, {0})
+    return summarise(f"{name} of the newest checkpoint, fit --resume", done, differences, {0})
 
 
 def memory_limits(bench: Bench, limits: list[int]) -> Outcome:
     """Address space too small for Python, for JAX, for XLA, for the run, and enough; then to the end without limit."""
-    done, lost, wrong = [], 0, 0
+    done, differences = [], []
     for limit in limits:
         run = bench.folder / f"memory-{limit}"
         done.append(finish(start(fit_arguments(run), bench.variables, limit)))
-        last = finish(start(fit_arguments(run), bench.variables))
-        done += [last] if last.code else []
-        more_lost, more_wrong = compare(bench, run)
-        lost, wrong = lost + more_lost, wrong + more_wrong
-        shutil.rmtree(run)
-    return summarise("memory limit during fit", done, lost, wrong, {0, USER_ERROR})
+        differences.append(settle(bench, run, done))
+    return summarise("memory limit during fit", done, differences, {0, USER_ERROR})
 
 
 def flip(rng: random.Random) -> Callable[[bytes], bytes]:

@@ -43,5 +43,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def environment() -> dict[str, str]:
-    """Of a subprocess that shares the compilation cache of the tests."""
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    """Of a user's shell, but for the compilation cache, which is that of the tests."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # set by JAX here
+    return inherited | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}

@@ -24,7 +24,7 @@ def refused(section, key, value):
     with pytest.raises(InputError) as caught:
         Config.from_dict({section: {key: value}}, source="here")
     sentence = str(caught.value)
-    assert len(sentence) < 300 and "\n" not in sentence and sentence.endswith(".")
+    assert "\n" not in sentence and sentence.endswith(".")
     return sentence
 
 
@@ -71,8 +71,8 @@ def test_species_ascend_and_exist(species):
     [("cutoff", "x" * 10**6), ("cutoff", list(range(10**5))), ("num_blocks", 10**300), ("cutoff", 10**400)],
 )
 def test_what_is_shown_of_a_value_is_short(key, value):
-    refused("model", key, value)
-    refused("model", "x" * 10**5 + "\n", value)
+    assert len(refused("model", key, value)) < 300
+    assert len(refused("model", "x" * 10**5 + "\n", value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ def posterior():
 
 
 @pytest.fixture(scope="module")
-def test_set():
+def unseen():
     return Dataset.from_atoms(labelled_series(ammonia(), 5, seed=100))
 
 
 @pytest.fixture(scope="module")
-def predictive(posterior, test_set):
-    return posterior.predict(test_set)
+def predictive(posterior, unseen):
+    return posterior.predict(unseen)
 
 
 def without(dataset, **changes):
@@ -37,9 +37,9 @@ def without(dataset, **changes):
     return Dataset(**fields)
 
 
-def test_figures_are_their_definitions(posterior, test_set, predictive):
-    scores = evaluate(posterior, test_set)
-    for name, target in (("energy", test_set.energy), ("forces", test_set.forces)):
+def test_figures_are_their_definitions(posterior, unseen, predictive):
+    scores = evaluate(posterior, unseen)
+    for name, target in (("energy", unseen.energy), ("forces", unseen.forces)):
         mean, std = getattr(predictive, name), getattr(predictive, f"{name}_std")
         aleatoric = getattr(predictive, f"{name}_std_aleatoric")
         aleatoric = aleatoric[:, None] if name == "forces" else aleatoric
@@ -55,11 +55,11 @@ def test_figures_are_their_definitions(posterior, test_set, predictive):
     assert 0 < scores["seconds"] < 600
 
 
-def test_auroc_counts_pairs_in_the_right_order(posterior, predictive, test_set):
+def test_auroc_counts_pairs_in_the_right_order(posterior, predictive, unseen):
     """Errors of 1 and of 0 eV/Å: the AUROC is the share of pairs in which the larger error has the larger std."""
-    wrong = np.random.default_rng(3).random(test_set.forces.shape) < 0.5
+    wrong = np.random.default_rng(3).random(unseen.forces.shape) < 0.5
     labels = predictive.forces + wrong
-    fields = {name: getattr(test_set, name) for name in test_set.__dataclass_fields__} | {"forces": labels}
+    fields = {name: getattr(unseen, name) for name in unseen.__dataclass_fields__} | {"forces": labels}
     scores = score(predictive, Dataset(**fields), posterior.num_samples)
     std = predictive.forces_std
     pairs = np.sign(std[wrong][:, None] - std[~wrong][None, :])
@@ -68,19 +68,19 @@ def test_auroc_counts_pairs_in_the_right_order(posterior, predictive, test_set):
     assert math.isnan(exact["forces_auroc"]) and exact["forces_mae"] == 0
 
 
-def test_missing_labels_are_left_out(posterior, predictive, test_set):
-    no_energy = without(test_set, energy=slice(None))
+def test_missing_labels_are_left_out(posterior, predictive, unseen):
+    no_energy = without(unseen, energy=slice(None))
     scores = score(predictive, no_energy, posterior.num_samples)
     assert "energy_mae" not in scores and scores["forces_mae"] > 0
-    no_forces = without(test_set, forces=slice(None))
+    no_forces = without(unseen, forces=slice(None))
     assert "forces_mae" not in score(predictive, no_forces, posterior.num_samples)
-    part = score(predictive, without(test_set, energy=[0, 1], forces=[3]), posterior.num_samples)
+    part = score(predictive, without(unseen, energy=[0, 1], forces=[3]), posterior.num_samples)
     kept = np.delete(np.arange(20), 3)
-    assert part["energy_mae"] == pytest.approx(np.abs(predictive.energy - test_set.energy)[2:].mean())
-    assert part["forces_mae"] == pytest.approx(np.abs(predictive.forces - test_set.forces)[kept].mean())
+    assert part["energy_mae"] == pytest.approx(np.abs(predictive.energy - unseen.energy)[2:].mean())
+    assert part["forces_mae"] == pytest.approx(np.abs(predictive.forces - unseen.forces)[kept].mean())
 
 
-def test_a_test_set_without_labels_is_refused(posterior):
+def test_a_unseen_without_labels_is_refused(posterior):
     with pytest.raises(InputError, match=r"test set has no energy and no forces; give labelled structures"):
         evaluate(posterior, Dataset.from_atoms([ammonia()]))
 
@@ -91,30 +91,30 @@ def test_an_unknown_element_is_refused(posterior):
         evaluate(posterior, water)
 
 
-def test_convergence_has_a_value_for_each_energy_and_force(posterior, test_set):
-    result = convergence(posterior, test_set)
+def test_convergence_has_a_value_for_each_energy_and_force(posterior, unseen):
+    result = convergence(posterior, unseen)
     assert result["rhat"].shape == result["ess"].shape == (5 + 3 * 20,)
     assert np.isfinite(result["rhat"]).all() and (result["rhat"] > 0.5).all()
 
 
-def test_convergence_sees_chains_that_disagree(test_set):
+def test_convergence_sees_chains_that_disagree(unseen):
     """Two chains that sample different functions, against one set of draws dealt out to both."""
     mixed = molecular_posterior(ammonia(), num_samples=12, num_chains=2)
     largest = []
-    for order in (np.arange(24), np.argsort(mixed.predict(test_set).energy_samples[:, 0])):
+    for order in (np.arange(24), np.argsort(mixed.predict(unseen).energy_samples[:, 0])):
         samples = jax.tree.map(lambda leaf, order=order: leaf[order], mixed.samples)
         posterior = type(mixed)(mixed.config, mixed.statistics, samples, 2, 0)
-        largest.append(float(convergence(posterior, test_set)["rhat"][0]))
+        largest.append(float(convergence(posterior, unseen)["rhat"][0]))
     assert largest[1] > 1.5 > largest[0]
 
 
-def test_too_few_samples_give_nan(test_set):
+def test_too_few_samples_give_nan(unseen):
     few = molecular_posterior(ammonia(), num_samples=3)
-    assert np.isnan(convergence(few, test_set)["rhat"]).all()
+    assert np.isnan(convergence(few, unseen)["rhat"]).all()
 
 
-def test_a_prediction_that_overflows_is_named(posterior, predictive, test_set):
+def test_a_prediction_that_overflows_is_named(posterior, predictive, unseen):
     stds = predictive.forces_std.copy()
     stds[2 * 4 + 1, 0] = np.inf
     with pytest.raises(InputError, match=r"prediction for structure 2 of the test set is not finite \(1 such"):
-        score(predictive._replace(forces_std=stds), test_set, posterior.num_samples)
+        score(predictive._replace(forces_std=stds), unseen, posterior.num_samples)

@@ -55,6 +55,15 @@ def _run(arguments: list[str]) -> int:
     return _execute(command)
 
 
+def _quiet_xla() -> None:
+    """Keep the C++ log of XLA off the terminal, unless the user has set its level; its errors come as exceptions.
+
+    At its own level it reports, with every program it takes from a compilation cache on some processors, that tuning
+    flags which it added itself are no features of the machine. It reads the variable when jaxlib is loaded.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def _spread_over_cores() -> None:
     """Let JAX see each processor core as a device, over which ``fit`` spreads its chains.
 
@@ -101,6 +110,7 @@ def _execute(command: Command) -> int:
     hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")
     try:
         with _plain_messages(hint):
+            _quiet_xla()
             if isinstance(command, Fit | Demo):
                 _spread_over_cores()
             importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
