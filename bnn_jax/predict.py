@@ -41,7 +41,7 @@ class GrowingSizes:
         """
         self.num_nodes = max(self.num_nodes, num_nodes)
         if num_edges > self.num_edges:
-            self.num_edges = size_ladder(int(num_edges * (1 + self.headroom)))
+            self.num_edges = 2 * size_ladder(-(-int(num_edges * (1 + self.headroom)) // 2))
         return self.num_nodes, self.num_edges
 
 

@@ -5,11 +5,12 @@ from bnn_jax.atoms.files import read_file as read_file
 from bnn_jax.atoms.graph import PackedData as PackedData
 from bnn_jax.atoms.graph import batch_size_needed as batch_size_needed
 from bnn_jax.atoms.graph import edge_mask as edge_mask
-from bnn_jax.atoms.graph import edge_vectors as edge_vectors
 from bnn_jax.atoms.graph import gather_batch as gather_batch
 from bnn_jax.atoms.graph import node_mask as node_mask
 from bnn_jax.atoms.graph import node_structure as node_structure
 from bnn_jax.atoms.graph import pack as pack
+from bnn_jax.atoms.graph import pair_mask as pair_mask
+from bnn_jax.atoms.graph import pair_vectors as pair_vectors
 from bnn_jax.atoms.graph import size_ladder as size_ladder
 from bnn_jax.atoms.graph import structure_mask as structure_mask
 from bnn_jax.atoms.isolation import warn_of_isolated_atoms as warn_of_isolated_atoms

@@ -6,11 +6,12 @@ An ``AtomGraph`` is a :class:`jraph.GraphsTuple` with
 - ``edges``: ``shifts`` [edge, 3], the integer lattice image of the sender;
 - ``globals``: ``cell`` [structure, 3, 3] in Angstrom, lattice vectors as rows, zero for a structure without periods;
   the key is absent if no structure of the data set is periodic;
-- ``senders``, ``receivers`` int32 [edge], each directed edge once and ascending by receiver; ``n_node``, ``n_edge``.
+- ``senders``, ``receivers`` int32 [edge], each directed edge once; ``n_node``, ``n_edge``. Edges come in pairs: edge
+  2k + 1 is the reverse of edge 2k, so that models compute once what depends on distances.
 
 The vector of an edge is ``positions[senders] + shifts @ cell - positions[receivers]``; messages go from sender to
 receiver. The structure after the last real one takes the surplus nodes (at least one) and edges, as jraph pads; its
-edges join its last node to itself.
+edges, an even number of them, join its last node to itself.
 
 ``pack`` computes every neighbour list once. ``gather_batch`` is pure: with the packed arrays on the device a sampler
 draws its minibatches inside ``scan``, without a word to the host.
@@ -40,7 +41,7 @@ class PackedData(NamedTuple):
     """A labelled data set; the atoms and edges of all structures follow one another, without padding.
 
     Structure i owns atoms ``node_offset[i]:node_offset[i + 1]`` and edges ``edge_offset[i]:edge_offset[i + 1]``. A data
-    set without any edge keeps one that no structure owns, for a gather cannot read from an empty array.
+    set without any edge keeps a pair that no structure owns, for a gather cannot read from an empty array.
     """
 
     species: Int[AnyArray, " atom"]
@@ -131,7 +132,7 @@ def _neighbor_lists(dataset: Dataset, cutoff: float) -> tuple[np.ndarray, np.nda
         lists.append((senders, receivers, shifts.astype(np.int8) if fits else shifts))
     num_edges = [len(senders) for senders, _, _ in lists]
     if sum(num_edges) == 0:
-        lists.append((np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros((1, 3), np.int8)))
+        lists.append((np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 3), np.int8)))
     senders, receivers, shifts = (np.concatenate(parts) for parts in zip(*lists, strict=True))
     return senders, receivers, shifts, num_edges
 
@@ -160,7 +161,7 @@ def batch_size_needed(packed: PackedData, indices: Int[np.ndarray, "*plan batch"
     for offset in (packed.node_offset, packed.edge_offset):
         counts = np.where(indices < 0, 0, np.diff(np.asarray(offset))[indices])
         sizes.append(int(counts.sum(axis=-1).max()))
-    return size_ladder(sizes[0] + 1), size_ladder(sizes[1])
+    return size_ladder(sizes[0] + 1), 2 * size_ladder(sizes[1] // 2)
 
 
 @functools.partial(jax.jit, static_argnames=("num_nodes", "num_edges"))
@@ -173,7 +174,7 @@ def gather_batch(packed: PackedData, indices: Int[AnyArray, " batch"], num_nodes
         packed: the data set, on the device (``jax.device_put``) if several batches are drawn from it.
         indices: structures in the order wanted, repeats allowed; negative ones, at the end only, are empty.
         num_nodes: static, from :func:`batch_size_needed`.
-        num_edges: static, likewise.
+        num_edges: static, likewise; even.
 
     Returns:
         A batch of ``len(indices) + 1`` structures. Labels of padding and missing labels are zero with mask False. If
@@ -248,13 +249,14 @@ def node_structure(graph: AtomGraph) -> Int[Array, " atom"]:
     return jnp.repeat(jnp.arange(num_structures, dtype=jnp.int32), graph.n_node, total_repeat_length=num_nodes)
 
 
-def edge_vectors(graph: AtomGraph) -> Float[Array, "edge 3"]:
-    """Vector from the receiver to the sender's image, in Angstrom; zero for padding."""
+def pair_vectors(graph: AtomGraph) -> Float[Array, "pair 3"]:
+    """Vector of the first edge of each pair, receiver to sender's image, in Angstrom; zero for padding."""
+    senders, receivers = graph.senders[::2], graph.receivers[::2]
     positions = graph.nodes["positions"]
-    vectors = positions[graph.senders] - positions[graph.receivers]
+    vectors = positions[senders] - positions[receivers]
     if "cell" in graph.globals:
-        cell = graph.globals["cell"][node_structure(graph)[graph.receivers]]
-        vectors += jnp.einsum("ei,eij->ej", graph.edges["shifts"], cell)
+        cell = graph.globals["cell"][node_structure(graph)[receivers]]
+        vectors += jnp.einsum("ei,eij->ej", graph.edges["shifts"][::2], cell)
     return vectors
 
 
@@ -266,6 +268,11 @@ def node_mask(graph: AtomGraph) -> Bool[Array, " atom"]:
 def edge_mask(graph: AtomGraph) -> Bool[Array, " edge"]:
     """True for real edges, False for padding."""
     return _mask(jraph.get_edge_padding_mask, graph)
+
+
+def pair_mask(graph: AtomGraph) -> Bool[Array, " pair"]:
+    """True for real pairs of edges, False for padding."""
+    return edge_mask(graph)[::2]
 
 
 def structure_mask(graph: AtomGraph) -> Bool[Array, " structure"]:

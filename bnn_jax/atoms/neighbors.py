@@ -12,7 +12,7 @@ def neighbor_list(
     pbc: Bool[np.ndarray, " 3"],
     cutoff: float,
 ) -> tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"], Int[np.ndarray, "edge 3"]]:
-    """All directed pairs closer than the cutoff, periodic images of an atom itself included.
+    """All directed pairs closer than the cutoff, periodic images of an atom itself included, each beside its reverse.
 
     Args:
         positions: in Angstrom; atoms may lie outside the cell.
@@ -21,12 +21,15 @@ def neighbor_list(
         cutoff: in Angstrom; may exceed the cell.
 
     Returns:
-        ``senders``, ``receivers`` and ``shifts``, all int32, ascending by receiver: the sender's image lies at
-        ``positions[senders] + shifts @ cell``.
+        ``senders``, ``receivers`` and ``shifts``, all int32: the sender's image lies at ``positions[senders] + shifts @
+        cell``. Edge 2k + 1 is edge 2k with its ends exchanged and its shift reversed.
     """
     # One thread: the order of the edges, hence the rounding of every sum over them, is the same in each run.
-    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    finder = NeighborList(cutoff=cutoff, full_list=False, sorted=True, n_threads=1)
     box = ase.geometry.complete_cell(cell) if pbc.any() else np.eye(3)
     points = np.asarray(positions, np.float64)
-    receivers, senders, shifts = finder.compute(points, np.asarray(box, np.float64), pbc, "ijS")
+    first, second, shifts = finder.compute(points, np.asarray(box, np.float64), pbc, "ijS")
+    senders = np.stack([second, first], axis=1).reshape(-1)
+    receivers = np.stack([first, second], axis=1).reshape(-1)
+    shifts = np.stack([shifts, -shifts], axis=1).reshape(-1, 3)
     return senders.astype(np.int32), receivers.astype(np.int32), shifts.astype(np.int32)

@@ -40,7 +40,7 @@ def example_graph(config: ModelConfig) -> AtomGraph:
     """A graph of one atom of each species, from which parameters take their shapes."""
     atoms = Dataset.from_atoms([ase.Atoms(numbers=[number]) for number in config.species])
     packed = pack(atoms, config.cutoff, config.species, np.zeros(len(config.species)))
-    return gather_batch(packed, np.arange(len(config.species)), len(config.species) + 1, 1).graph
+    return gather_batch(packed, np.arange(len(config.species)), len(config.species) + 1, 2).graph
 
 
 class SamplingRecord(NamedTuple):

@@ -158,7 +158,7 @@ def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[
 def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
     """Padded sizes that just hold any minibatch: one shape serves the whole run, so there is no need of a ladder."""
     atoms, edges = (np.sort(np.diff(offset))[-batch_size:].sum() for offset in (packed.node_offset, packed.edge_offset))
-    return int(atoms) + 1, max(int(edges), 1)
+    return int(atoms) + 1, max(int(edges), 2)
 
 
 def _valid_error(

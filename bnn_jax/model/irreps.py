@@ -54,3 +54,17 @@ def layer_irreps(num_blocks: int, l_max: int, parity: bool) -> tuple[tuple[e3nn.
         useful.insert(0, tuple(irrep for irrep in reachable[layer] if irrep in sources))
     useful.insert(0, (scalar,))
     return tuple(useful)
+
+
+def independent_paths(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], ...]:
+    """The paths of true tensors (scalars, vectors, ...) and those of pseudotensors, where there are both.
+
+    In one matrix from all sources to all paths half of the blocks would be empty if features had both parities: two
+    matrices hold them.
+    """
+    natural = [path.source.p == (-1) ** path.source.l for path in paths]
+    groups = (
+        tuple(path for path, is_natural in zip(paths, natural, strict=True) if is_natural == kind)
+        for kind in (True, False)
+    )
+    return tuple(group for group in groups if group)

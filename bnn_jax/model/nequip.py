@@ -1,73 +1,54 @@
-"""NequIP (Batzner et al. 2022, doi:10.1038/s41467-022-29939-5) as a Flax module over dense channel-last features."""
+"""NequIP (Batzner et al. 2022, doi:10.1038/s41467-022-29939-5) as a Flax module over channel-last features."""
 
 import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.convolution import convolve, coupling, spherical_harmonics
-from bnn_jax.model.irreps import Path, layer_irreps, product_paths
+from bnn_jax.model.irreps import independent_paths, layer_irreps, product_paths
 from bnn_jax.model.radial import MLP, bessel_basis, silu, tanh
 
 NORMAL = nn.initializers.normal(1.0)
 SCALAR = e3nn.Irrep(0, 1)
 
 
-def component_offsets(irreps: tuple[e3nn.Irrep, ...]) -> dict[e3nn.Irrep, int]:
-    """First component of each irrep in a dense feature array."""
-    offsets, start = {}, 0
-    for irrep in irreps:
-        offsets[irrep] = start
-        start += irrep.dim
-    return offsets
+Features = dict[e3nn.Irrep, Float[Array, "atom _ _"]]
+"""Each irrep has its own number of components and of channels."""
 
 
 class IrrepLinear(nn.Module):
-    """Mixes channels within each irrep, with unit normal weights divided by the root of the fan-in.
+    """Mixes channels within each irrep, with unit normal weights divided by the root of the fan-in."""
 
-    The input lists its irreps (repeats are summed over); the output holds ``targets`` with the given channel counts,
-    as a dictionary of ``[atom, component, channel]``.
-    """
-
-    sources: tuple[e3nn.Irrep, ...]
     targets: tuple[tuple[e3nn.Irrep, int], ...]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "atom component channel"]) -> dict[e3nn.Irrep, Float[Array, "atom _ _"]]:
-        outputs, start, channels = {}, {}, x.shape[-1]
-        position = 0
-        for irrep in self.sources:
-            start.setdefault(irrep, []).append(position)
-            position += irrep.dim
+    def __call__(self, x: Features) -> Features:
+        outputs = {}
         for irrep, width in self.targets:
-            copies = start[irrep]
-            block = jnp.concatenate([x[:, first : first + irrep.dim] for first in copies], axis=-1)
-            kernel = self.param(f"kernel_{irrep}", NORMAL, (block.shape[-1], width))
-            outputs[irrep] = block @ (kernel / jnp.sqrt(len(copies) * channels).astype(x.dtype))
+            kernel = self.param(f"kernel_{irrep}", NORMAL, (x[irrep].shape[-1], width))
+            outputs[irrep] = x[irrep] @ (kernel / jnp.sqrt(kernel.shape[0]).astype(kernel.dtype))
         return outputs
 
 
 class SelfConnection(nn.Module):
     """Linear map of an atom's own features with one matrix per species (or one for all)."""
 
-    sources: tuple[e3nn.Irrep, ...]
     targets: tuple[tuple[e3nn.Irrep, int], ...]
     num_species: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "atom component channel"], one_hot: Float[Array, "atom species"]
-    ) -> dict[e3nn.Irrep, Float[Array, "atom _ _"]]:
-        outputs, channels = {}, x.shape[-1]
-        offsets = component_offsets(self.sources)
+    def __call__(self, x: Features, one_hot: Float[Array, "atom species"]) -> Features:
+        outputs = {}
         for irrep, width in self.targets:
-            if irrep not in offsets:
+            if irrep not in x:
                 continue
-            block = x[:, offsets[irrep] : offsets[irrep] + irrep.dim]
-            kernel = self.param(f"kernel_{irrep}", NORMAL, (self.num_species, channels, width))
-            kernel = kernel / jnp.sqrt(channels).astype(x.dtype)
+            block = x[irrep]
+            kernel = self.param(f"kernel_{irrep}", NORMAL, (self.num_species, block.shape[-1], width))
+            kernel = kernel / jnp.sqrt(block.shape[-1]).astype(block.dtype)
             if self.num_species == 1:
                 outputs[irrep] = block @ kernel[0]
             else:
@@ -80,16 +61,14 @@ class SelfConnection(nn.Module):
 class LayerNorm(nn.Module):
     """Divides by the root mean square over channels and irreps, with one learnt factor a channel and irrep."""
 
-    irreps: tuple[e3nn.Irrep, ...]
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "atom component channel"]) -> Float[Array, "atom component channel"]:
-        weights = jnp.concatenate([jnp.full(irrep.dim, 1 / irrep.dim, x.dtype) for irrep in self.irreps])
-        mean_square = jnp.einsum("acf,c->a", x**2, weights) / (len(self.irreps) * x.shape[-1])
-        factors = self.param("factor", NORMAL, (len(self.irreps), x.shape[-1]))
-        factors = jnp.concatenate([jnp.repeat(factors[i][None], ir.dim, 0) for i, ir in enumerate(self.irreps)])
-        return x * jax.lax.rsqrt(mean_square + self.epsilon)[:, None, None] * factors
+    def __call__(self, x: Features) -> Features:
+        mean_square = sum(jnp.mean(block**2, axis=(1, 2)) for block in x.values()) / len(x)
+        factors = self.param("factor", NORMAL, (len(x), next(iter(x.values())).shape[-1]))
+        scale = jax.lax.rsqrt(mean_square + self.epsilon)[:, None, None]
+        return {irrep: block * scale * factors[i] for i, (irrep, block) in enumerate(x.items())}
 
 
 class Interaction(nn.Module):
@@ -103,60 +82,67 @@ class Interaction(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "atom component channel"],
+        x: Features,
         one_hot: Float[Array, "atom species"],
-        radial: Float[Array, "edge bessel"],
-        couplings: dict[Path, Float[Array, "edge _ _"]],
+        radial: Float[Array, "pair bessel"],
+        harmonics: Float[Array, "pair 2 harmonic"],
         senders: Int[Array, " edge"],
         receivers: Int[Array, " edge"],
-    ) -> Float[Array, "atom target channel"]:
+    ) -> Features:
         config, channels = self.config, self.config.num_features
-        paths = product_paths(self.sources, self.targets, config.l_max)
         gated = tuple(irrep for irrep in self.targets if irrep.l > 0)
         wanted = tuple((irrep, channels * (1 + len(gated)) if irrep == SCALAR else channels) for irrep in self.targets)
-        mixed = IrrepLinear(self.sources, tuple((irrep, channels) for irrep in self.sources), name="linear_1")(x)
-        mixed = jnp.concatenate([mixed[irrep] for irrep in self.sources], axis=1)
-        weights = MLP((*config.radial_hidden, len(paths) * channels), name="radial")(radial)
-        messages = convolve(
-            mixed,
-            weights.reshape(-1, len(paths), channels),
-            couplings,
-            component_offsets(self.sources),
-            paths,
-            senders,
-            receivers,
-        )
-        messages = messages / jnp.sqrt(config.avg_num_neighbors).astype(x.dtype)
-        updated = IrrepLinear(tuple(path.target for path in paths), wanted, name="linear_2")(messages)
+        mixed = IrrepLinear(tuple((irrep, channels) for irrep in self.sources), name="linear_1")(x)
+        messages = self._messages(mixed, radial, harmonics, senders, receivers)
+        updated = IrrepLinear(wanted, name="linear_2")(messages)
         if not self.first:
             # Without it in the first block an atom that has no neighbours keeps exactly zero energy.
             num_species = one_hot.shape[1] if config.species_self_connection else 1
-            kept = SelfConnection(self.sources, wanted, num_species, name="self_connection")(x, one_hot)
+            kept = SelfConnection(wanted, num_species, name="self_connection")(x, one_hot)
             updated = {irrep: value + kept[irrep] if irrep in kept else value for irrep, value in updated.items()}
         gates = silu(updated[SCALAR][:, :, channels:])
         updated[SCALAR] = updated[SCALAR][:, :, :channels]
         if config.layer_norm:
-            updated = self._normalise(updated)
-        activated = []
+            updated = LayerNorm(name="layer_norm")(updated)
         for irrep in self.targets:
             if irrep.l == 0:
-                activated.append((silu if irrep.p == 1 else tanh)(updated[irrep]))
+                updated[irrep] = (silu if irrep.p == 1 else tanh)(updated[irrep])
             else:
                 gate = gated.index(irrep) * channels
-                activated.append(updated[irrep] * gates[:, :, gate : gate + channels])
-        return jnp.concatenate(activated, axis=1)
+                updated[irrep] = updated[irrep] * gates[:, :, gate : gate + channels]
+        return updated
 
-    def _normalise(self, updated: dict) -> dict:
-        stacked = jnp.concatenate([updated[irrep] for irrep in self.targets], axis=1)
-        stacked = LayerNorm(self.targets, name="layer_norm")(stacked)
-        offsets = component_offsets(self.targets)
-        return {irrep: stacked[:, offsets[irrep] : offsets[irrep] + irrep.dim] for irrep in self.targets}
+    def _messages(self, x: Features, radial: Array, harmonics: Array, senders: Array, receivers: Array) -> Features:
+        """Sum over neighbours, over the root of their average number; the channels of all paths into each target."""
+        config, channels = self.config, self.config.num_features
+        groups = independent_paths(product_paths(self.sources, self.targets, config.l_max))
+        num_paths = [len(paths) for paths in groups]
+        weights = MLP((*config.radial_hidden, sum(num_paths) * channels), name="radial")(radial)
+        weights = weights.reshape(-1, sum(num_paths), channels)
+        messages: dict[e3nn.Irrep, list[Array]] = {irrep: [] for irrep in self.targets}
+        first = 0
+        for paths in groups:
+            sources = tuple(irrep for irrep in self.sources if any(path.source == irrep for path in paths))
+            received = convolve(
+                jnp.concatenate([x[irrep] for irrep in sources], axis=1),
+                weights[:, first : first + len(paths)],
+                coupling(sources, paths, harmonics),
+                paths,
+                senders,
+                receivers,
+            )
+            for irrep, values in received.items():
+                messages[irrep].append(values)
+            first += len(paths)
+        root = np.sqrt(config.avg_num_neighbors)
+        return {irrep: jnp.concatenate(parts, axis=2) / root for irrep, parts in messages.items()}
 
 
 class NequIP(nn.Module):
     """Invariant features of each atom from species and edge vectors.
 
-    A padded edge is one whose mask is False; its vector may be zero.
+    Edges 2k and 2k + 1 are the two directions of pair k: the vector of the first is the pair's, that of the second its
+    opposite. A padded pair is one whose mask is False; its vector may be zero.
     """
 
     config: ModelConfig
@@ -165,29 +151,25 @@ class NequIP(nn.Module):
     def __call__(
         self,
         species: Int[Array, " atom"],
-        vectors: Float[Array, "edge 3"],
+        vectors: Float[Array, "pair 3"],
         senders: Int[Array, " edge"],
         receivers: Int[Array, " edge"],
-        edge_mask: Bool[Array, " edge"],
+        pair_mask: Bool[Array, " pair"],
     ) -> Float[Array, "atom channel"]:
         config = self.config
         dtype = vectors.dtype
         layers = layer_irreps(config.num_blocks, config.l_max, config.parity)
         one_hot = jax.nn.one_hot(species, len(config.species), dtype=dtype)
-        # A zero vector has no direction and no derivative of its length: padded edges get one outside the cutoff.
+        # A zero vector has no direction and no derivative of its length: padded pairs get one outside the cutoff.
         outside = jnp.asarray([2 * config.cutoff, 0, 0], dtype)
-        vectors = jnp.where(edge_mask[:, None], vectors, outside)
+        vectors = jnp.where(pair_mask[:, None], vectors, outside)
         lengths = jnp.linalg.norm(vectors, axis=-1)
         radial = bessel_basis(lengths, config.cutoff, config.num_bessel, config.polynomial_cutoff)
         harmonics = spherical_harmonics(vectors, config.l_max)
-        all_paths = {
-            path for i in range(config.num_blocks) for path in product_paths(layers[i], layers[i + 1], config.l_max)
-        }
-        couplings = {path: coupling(path, harmonics) for path in sorted(all_paths)}
         embedding = self.param("embedding", NORMAL, (len(config.species), config.num_features))
-        x = (one_hot @ embedding)[:, None, :]
+        x = {SCALAR: (one_hot @ embedding)[:, None, :]}
         for block in range(config.num_blocks):
             x = Interaction(config, layers[block], layers[block + 1], block == 0, name=f"block_{block}")(
-                x, one_hot, radial, couplings, senders, receivers
+                x, one_hot, radial, harmonics, senders, receivers
             )
-        return x[:, 0, :]
+        return x[SCALAR][:, 0, :]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bnn_jax.atoms.graph import edge_mask, edge_vectors, node_mask, node_structure
+from bnn_jax.atoms.graph import node_mask, node_structure, pair_mask, pair_vectors
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.heads import Heads
 from bnn_jax.model.nequip import NequIP
@@ -26,12 +26,12 @@ class StochasticNequIP(nn.Module):
     def __call__(
         self,
         species: Int[Array, " atom"],
-        vectors: Float[Array, "edge 3"],
+        vectors: Float[Array, "pair 3"],
         senders: Int[Array, " edge"],
         receivers: Int[Array, " edge"],
-        edge_mask: Bool[Array, " edge"],
+        pair_mask: Bool[Array, " pair"],
     ) -> tuple[Float[Array, "atom channel"], tuple[Float[Array, " atom"], ...]]:
-        features = self.base(species, vectors, senders, receivers, edge_mask)
+        features = self.base(species, vectors, senders, receivers, pair_mask)
         return features, self.heads(features)
 
 
@@ -52,11 +52,11 @@ def nequip(config: ModelConfig) -> Potential:
     module = StochasticNequIP(config)
 
     def inputs(graph: AtomGraph) -> tuple[Array, Array, Array, Array]:
-        return graph.nodes["species"], graph.senders, graph.receivers, edge_mask(graph)
+        return graph.nodes["species"], graph.senders, graph.receivers, pair_mask(graph)
 
     def init(rng_key: PRNGKey, graph: AtomGraph) -> Params:
         species, senders, receivers, mask = inputs(graph)
-        return module.init(rng_key, species, edge_vectors(graph), senders, receivers, mask)["params"]
+        return module.init(rng_key, species, pair_vectors(graph), senders, receivers, mask)["params"]
 
     def apply(params: Params, graph: AtomGraph, *, rng_key: PRNGKey | None = None) -> Prediction:
         del rng_key  # a network without dropout draws nothing
@@ -67,22 +67,21 @@ def nequip(config: ModelConfig) -> Potential:
         def per_structure(values: Float[Array, " atom ..."]) -> Float[Array, " structure ..."]:
             return jax.ops.segment_sum(values, structure, num_structures, indices_are_sorted=True)
 
-        def negative_energy(vectors: Float[Array, "edge 3"]):
+        def negative_energy(vectors: Float[Array, "pair 3"]):
             outputs: Any = module.apply({"params": params}, species, vectors, senders, receivers, mask)
             features, (energies, *log_stds) = outputs
             atom_energies = jnp.where(atoms, config.scale * energies, 0)
             return -jnp.sum(atom_energies), (features, atom_energies, log_stds)
 
-        vectors = edge_vectors(graph)
+        vectors = pair_vectors(graph)
         pulls, (features, atom_energies, log_stds) = jax.grad(negative_energy, has_aux=True)(vectors)
-        forces = jax.ops.segment_sum(pulls, senders, num_atoms) - jax.ops.segment_sum(
-            pulls, receivers, num_atoms, indices_are_sorted=True
-        )
+        ends = senders[::2], receivers[::2]
+        forces = jax.ops.segment_sum(pulls, ends[0], num_atoms) - jax.ops.segment_sum(pulls, ends[1], num_atoms)
         energy_log_std, forces_log_std = log_stds
         return Prediction(
             energy=per_structure(atom_energies),
             forces=forces,
-            stress=_stress(graph, vectors, pulls, structure[receivers]),
+            stress=_stress(graph, vectors, pulls, structure[ends[1]]),
             energy_std=config.scale * jnp.sqrt(per_structure(jnp.exp(2 * energy_log_std))),
             forces_std=config.scale * jnp.exp(forces_log_std),
             atom_energies=atom_energies,
@@ -92,12 +91,12 @@ def nequip(config: ModelConfig) -> Potential:
     return Potential(init, apply)
 
 
-def _stress(graph, vectors, pulls, edge_structure) -> Float[Array, "structure 3 3"] | None:
-    """Strain derivative over volume: an edge vector r becomes r + strain r, so it is the sum of r (dE/dr)^T."""
+def _stress(graph, vectors, pulls, pair_structure) -> Float[Array, "structure 3 3"] | None:
+    """Strain derivative over volume: a vector r becomes r + strain r, so it is the sum of r (dE/dr)^T."""
     if "cell" not in graph.globals:
         return None
     outer = -vectors[:, :, None] * pulls[:, None, :]
-    virial = jax.ops.segment_sum(outer, edge_structure, graph.n_node.shape[0], indices_are_sorted=True)
+    virial = jax.ops.segment_sum(outer, pair_structure, graph.n_node.shape[0], indices_are_sorted=True)
     virial = (virial + virial.swapaxes(1, 2)) / 2
     volume = jnp.abs(jnp.linalg.det(graph.globals["cell"]))
     return jnp.where(volume > 0, 1 / jnp.where(volume > 0, volume, 1), 0)[:, None, None] * virial

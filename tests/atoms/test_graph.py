@@ -11,11 +11,12 @@ from bnn_jax.atoms import (
     Dataset,
     batch_size_needed,
     edge_mask,
-    edge_vectors,
     gather_batch,
     node_mask,
     node_structure,
     pack,
+    pair_mask,
+    pair_vectors,
     size_ladder,
     structure_mask,
 )
@@ -81,7 +82,7 @@ def assert_equal(first, second):
 
 
 def with_last_padded_node(graph):
-    """jraph joins padded edges to the first padded node; ours join the last, so that receivers ascend."""
+    """jraph joins padded edges to the first padded node; ours join the last."""
     real = np.asarray(jraph.get_edge_padding_mask(graph))
     last = graph.nodes["positions"].shape[0] - 1
     return graph._replace(senders=np.where(real, graph.senders, last), receivers=np.where(real, graph.receivers, last))
@@ -94,7 +95,8 @@ def test_gather_batch_equals_jraph(make, indices):
     sizes = batch_size_needed(packed, np.array(indices))
     batch = gather_batch(packed, np.array(indices), *sizes)
     assert_equal(batch.graph, with_last_padded_node(batch_by_jraph(packed, indices, *sizes)))
-    assert (np.diff(batch.graph.receivers) >= 0).all()
+    np.testing.assert_array_equal(batch.graph.senders[::2], batch.graph.receivers[1::2])
+    np.testing.assert_array_equal(batch.graph.receivers[::2], batch.graph.senders[1::2])
     for array in (batch.graph.senders, batch.graph.receivers, batch.graph.nodes["species"], batch.graph.n_node):
         assert array.dtype == np.int32
 
@@ -147,16 +149,18 @@ def test_energy_keeps_a_tenth_of_a_millielectronvolt_of_a_large_total():
     assert packed.energy[0] == pytest.approx(1.2345, abs=1e-6)
 
 
-def test_edge_vectors_are_those_of_the_neighbour_list():
+def test_pair_vectors_are_those_of_the_neighbour_list():
     dataset = mixed()
     packed = pack(dataset, CUTOFF, SPECIES, SHIFTS)
     batch = gather_batch(packed, np.arange(5), *batch_size_needed(packed, np.arange(5)))
-    vectors = np.asarray(jax.jit(edge_vectors)(batch.graph))
-    real = np.asarray(edge_mask(batch.graph))
+    vectors = np.asarray(jax.jit(pair_vectors)(batch.graph))
+    real = np.asarray(pair_mask(batch.graph))
+    np.testing.assert_array_equal(np.repeat(real, 2), edge_mask(batch.graph))
     num_edges = np.diff(packed.edge_offset)
     np.testing.assert_array_equal(np.asarray(batch.graph.n_edge)[:5], num_edges)
     expected = [atoms.get_all_distances(mic=False)[0, 1] for atoms in dataset[:1].to_atoms()]
-    first = (np.asarray(batch.graph.receivers) == 0) & (np.asarray(batch.graph.senders) == 1)
+    ends = np.stack([batch.graph.receivers[::2], batch.graph.senders[::2]], axis=1)
+    first = (np.sort(ends, axis=1) == [0, 1]).all(axis=1)
     np.testing.assert_allclose(np.linalg.norm(vectors[first], axis=1), expected, rtol=1e-6)
     lengths = np.linalg.norm(vectors, axis=1)
     assert (lengths[real] < CUTOFF).all() and (lengths[real] > 0.5).all()
@@ -166,8 +170,9 @@ def test_edge_vectors_are_those_of_the_neighbour_list():
     double = Dataset.from_atoms([crystal, crystal.repeat((2, 1, 1))])
     packed = pack(double, CUTOFF, SPECIES, SHIFTS)
     batch = gather_batch(packed, np.arange(2), *batch_size_needed(packed, np.arange(2)))
-    lengths = np.linalg.norm(jax.jit(edge_vectors)(batch.graph), axis=1)
-    single, both = lengths[: packed.edge_offset[1]], lengths[packed.edge_offset[1] : packed.edge_offset[2]]
+    lengths = np.linalg.norm(jax.jit(pair_vectors)(batch.graph), axis=1)
+    offset = packed.edge_offset // 2
+    single, both = lengths[: offset[1]], lengths[offset[1] : offset[2]]
     np.testing.assert_allclose(np.sort(np.tile(single, 2)), np.sort(both), atol=1e-5)
 
 
@@ -184,7 +189,7 @@ def test_a_data_set_without_edges_can_be_batched():
     dataset = Dataset.from_atoms([structure("H", 0), structure("O", 1)])
     packed = pack(dataset, CUTOFF, SPECIES, SHIFTS)
     batch = gather_batch(packed, np.array([0, 1]), *batch_size_needed(packed, np.array([0, 1])))
-    np.testing.assert_array_equal(batch.graph.n_edge, [0, 0, 8])
+    np.testing.assert_array_equal(batch.graph.n_edge, [0, 0, 16])
     assert not np.any(edge_mask(batch.graph))
 
 
@@ -202,7 +207,7 @@ def test_a_batch_that_does_not_fit_is_not_a_number():
     packed = pack(mixed(), CUTOFF, SPECIES, SHIFTS)
     num_nodes, num_edges = batch_size_needed(packed, np.array([0, 1]))
     assert np.isfinite(gather_batch(packed, np.array([0, 1]), num_nodes, num_edges).graph.nodes["positions"]).all()
-    for sizes in ((9, num_edges), (num_nodes, int(packed.edge_offset[2]) - 1)):
+    for sizes in ((9, num_edges), (num_nodes, int(packed.edge_offset[2]) - 2)):
         assert np.isnan(gather_batch(packed, np.array([0, 1]), *sizes).graph.nodes["positions"]).all()
 
 
@@ -256,5 +261,5 @@ def test_atoms_very_far_outside_the_cell_keep_their_images():
     packed = pack(Dataset.from_atoms([atoms]), CUTOFF, SPECIES, SHIFTS, dtype=np.float64)
     assert np.abs(packed.shifts).max() >= 200
     graph = gather_batch(packed, np.array([0]), *batch_size_needed(packed, np.array([0]))).graph
-    lengths = np.linalg.norm(jax.jit(edge_vectors)(graph), axis=1)[np.asarray(edge_mask(graph))]
+    lengths = np.linalg.norm(jax.jit(pair_vectors)(graph), axis=1)[np.asarray(pair_mask(graph))]
     np.testing.assert_allclose(lengths, 2.0, atol=1e-3)
