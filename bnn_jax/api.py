@@ -10,6 +10,7 @@ import jax
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
+from bnn_jax.devices import is_first
 from bnn_jax.methods import Posterior, sghmc
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.verdict import judge
@@ -32,6 +33,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     on_divergence: OnDivergence = "stop",
+    devices_per_chain: int = 1,
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of a stochastic NequIP, given labelled structures.
@@ -46,6 +48,8 @@ def fit(
         progress: show a progress bar on a terminal.
         on_divergence: what to do with a chain that diverges: ``stop`` it and leave its samples out, or ``halve-step``:
             repeat from its last sound state with half its step size.
+        devices_per_chain: devices that share the minibatches of each chain, which is worth it where there are more
+            devices than chains; the samples are the same to rounding.
         metadata: further plain values for the record of a new run, ``run.json``.
 
     Returns:
@@ -55,6 +59,7 @@ def fit(
         InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
             suffice.
         DivergenceError: every chain diverged.
+        LostProcessError: another process of the run (``jax.distributed``) has ended.
     """
     train = as_dataset(train)
     valid = None if valid is None else as_dataset(valid)
@@ -68,10 +73,11 @@ def fit(
         resume=resume,
         progress=progress,
         on_divergence=on_divergence,
+        devices_per_chain=devices_per_chain,
         metadata=metadata,
     )
     verdict = judge(posterior, train if valid is None else valid, labels_are_held_out=valid is not None)
     posterior = dataclasses.replace(posterior, verdict=verdict)
-    if out is not None:
+    if out is not None and is_first():
         posterior.save(out)
     return posterior

@@ -96,7 +96,7 @@ class BNNCalculator(Calculator):
         posterior = self.posterior
         predictive = predict(
             self._predictor,
-            posterior.samples,
+            posterior.spread_samples,
             Dataset.from_atoms([bare]),
             posterior.statistics,
             posterior.config.model.cutoff,

@@ -23,7 +23,7 @@ def available_memory() -> int:
     On a GPU or TPU what its allocator reports as free; on a CPU the smallest of what the machine has, what its control
     group leaves and what the process's own limit leaves. What nothing limits counts as 2**62.
     """
-    stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     return max(min(_machine(), _control_group(), _own_limit()), 0)

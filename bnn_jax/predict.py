@@ -7,14 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.devices import sample_mesh
 from bnn_jax.memory import peak_bytes, require_memory
-from bnn_jax.types import Params, Prediction, Predictive
+from bnn_jax.types import AtomGraph, Params, Prediction, Predictive
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
 EDGES_PER_BATCH = 4096
@@ -48,6 +50,8 @@ class GrowingSizes:
 def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) -> Callable:
     """Predictions of every posterior sample for a batch gathered on the device, in one compiled call.
 
+    Each device predicts with its own share of the samples (:func:`spread`).
+
     Args:
         apply: ``Potential.apply``.
         samples_at_once: how many samples ``vmap`` evaluates together; more need more memory.
@@ -61,12 +65,33 @@ def build_predictor(apply: Callable[..., Prediction], samples_at_once: int = 8) 
     def predictor(samples: Params, packed: PackedData, indices: Int[Array, " batch"], num_nodes: int, num_edges: int):
         graph = gather_batch(packed, indices, num_nodes, num_edges).graph
 
-        def one(params: Params) -> Prediction:
-            return apply(params, graph)._replace(features=None)
+        def on_one_device(samples: Params, graph: AtomGraph) -> Prediction:
+            def one(params: Params) -> Prediction:
+                return apply(params, graph)._replace(features=None)
 
-        return jax.lax.map(one, samples, batch_size=samples_at_once)
+            return jax.lax.map(one, samples, batch_size=samples_at_once)
+
+        each = PartitionSpec("sample")
+        in_specs = each, PartitionSpec()
+        spread_out = jax.shard_map(
+            on_one_device, mesh=_mesh(samples), in_specs=in_specs, out_specs=each, check_vma=False
+        )
+        return spread_out(samples, graph)
 
     return predictor
+
+
+def spread(samples: Params) -> Params:
+    """The samples on the devices that will predict with them, once for all calls.
+
+    Args:
+        samples: parameters with a leading sample axis.
+    """
+    return jax.device_put(samples, NamedSharding(_mesh(samples), PartitionSpec("sample")))
+
+
+def _mesh(samples: Params) -> Mesh:
+    return sample_mesh(jax.tree.leaves(samples)[0].shape[0])
 
 
 def predict(
@@ -81,7 +106,7 @@ def predict(
 
     Args:
         predictor: from :func:`build_predictor`, a jitted function.
-        samples: parameters with a leading sample axis; positions are cast to their dtype.
+        samples: parameters with a leading sample axis, best from :func:`spread`; positions are cast to their dtype.
         dataset: the structures; labels are ignored.
         statistics: of the training set; its atomic shifts are added to the energies in float64.
         cutoff: of the potential, in Angstrom.
@@ -102,7 +127,8 @@ def predict(
     plan[structures // batch_size, structures % batch_size] = structures
     num_nodes, most_edges = batch_size_needed(packed, plan)
     padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
-    on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]))
+    everywhere = NamedSharding(_mesh(samples), PartitionSpec())
+    on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]), everywhere)
     if padded[1] > 32 * EDGES_PER_BATCH:  # one structure of uncommon size; to ask takes time
         lowered = predictor.lower(samples, on_device, plan[0], *padded)
         what = f"a prediction with {padded[1]} pairs of neighbours"

@@ -1,5 +1,10 @@
 """Promise 5 of predictions: chunks, batches and vmap equal the plain loop; and the statistics of the mixture."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bnn_jax import predict as module
 from bnn_jax.atoms import Dataset
 from bnn_jax.atoms.statistics import Statistics
-from bnn_jax.predict import build_predictor, predict
+from bnn_jax.predict import build_predictor, predict, spread
 from bnn_jax.types import InputError, Params, Predictive
 from tests import systems
 from tests.properties.networks import CUTOFF, SPECIES, Network, evaluate, network
@@ -161,3 +166,33 @@ def test_a_structure_too_large_for_the_memory_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"memory for 1000 bytes and a prediction with \d+ pairs of neighbours needs"):
         run(network("l_max 0"), [systems.ethanol()])
+
+
+def spread_over_devices(path: str) -> None:
+    """What another process, which has several devices, predicts: all samples at once, then fewer than devices."""
+    net = network("l_max 0")
+    samples = samples_of(net)
+    for count, used in ((NUM_SAMPLES, 5), (4, 4), (3, 3)):
+        part = spread(jax.tree.map(lambda leaf, count=count: leaf[:count], samples))
+        assert len(jax.tree.leaves(part)[0].sharding.device_set) == used
+        predictive = run(net, structures(), samples=part)
+        np.savez(f"{path}-{count}.npz", **{k: v for k, v in predictive._asdict().items() if v is not None})
+
+
+def test_samples_spread_over_devices_predict_the_same(tmp_path) -> None:
+    command = """
+import sys, jax
+jax.config.update("jax_enable_x64", True)
+from tests import test_predict
+assert len(jax.devices()) == 6
+test_predict.spread_over_devices(sys.argv[1])
+"""
+    variables = os.environ | {"JAX_NUM_CPU_DEVICES": "6", "JAX_PLATFORMS": "cpu"}
+    root, path = Path(__file__).parents[1], tmp_path / "predictive"
+    subprocess.run([sys.executable, "-c", command, str(path)], cwd=root, env=variables, check=True)
+    net = network("l_max 0")
+    for count in (NUM_SAMPLES, 4, 3):
+        here = run(net, structures(), samples=jax.tree.map(lambda leaf, count=count: leaf[:count], samples_of(net)))
+        with np.load(f"{path}-{count}.npz") as elsewhere:
+            for name, value in elsewhere.items():
+                assert_allclose(value, getattr(here, name), rtol=1e-10, atol=1e-11, err_msg=name)

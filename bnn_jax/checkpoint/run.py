@@ -216,6 +216,7 @@ def environment() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": len(jax.devices()),
+        "num_processes": jax.process_count(),
         "jax": importlib.metadata.version("jax"),
         "jaxlib": importlib.metadata.version("jaxlib"),
     }

@@ -64,6 +64,10 @@ class Fit:
     """Continue the run in RUN with the configuration stored there, as if it had not stopped."""
     on_divergence: Annotated[Literal["stop", "halve-step"], arg(help_behavior_hint=QUIET)] = "stop"
     """What to do with a chain that diverges: leave it out (stop), or repeat with half its step size (halve-step)."""
+    devices_per_chain: Annotated[int, arg(metavar="D", help_behavior_hint=QUIET)] = 1
+    """Devices that share the minibatches of each chain, where there are more devices than chains."""
+    distributed: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """This is one of several processes, started by srun or mpirun, that share the chains of one run."""
     labels: Labels = field(default_factory=LabelOptions)
 
 

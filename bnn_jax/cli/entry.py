@@ -15,7 +15,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSub
 
 from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Fit, Predict
 
-USER_ERROR, DIVERGED, INTERRUPTED = 2, 3, 130
+USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
 _RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Demo: "demo", Data: "data"}
 _DESCRIPTION = """Machine-learned interatomic potentials that say how far each of their forces can be trusted.
 
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows ``bnn-jax``; those of the process if None.
 
     Returns:
-        The exit code: 0, 2 for wrong input, 3 where every chain diverged, 130 for an interrupt, 143 for SIGTERM.
+        The exit code: 0, 2 for wrong input, 3 where every chain diverged, 4 where another process of the run was lost,
+        130 for an interrupt, 143 for SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -65,16 +66,32 @@ def _quiet_xla() -> None:
 
 
 def _spread_over_cores() -> None:
-    """Let JAX see each processor core as a device, over which ``fit`` spreads its chains.
+    """Let JAX see each processor core as a device, over which chains and posterior samples are spread.
 
-    XLA runs the small arrays of one chain on one core. The choice must precede the first computation; where that has
-    been, or where the user has chosen, it is left as it is.
+    XLA runs the small arrays of one chain or sample on one core. The choice must precede the first computation; where
+    that has been, or where the user has chosen, it is left as it is.
     """
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def _join_processes() -> None:
+    """Become one of the processes that srun or mpirun started."""
+    import jax
+
+    from bnn_jax.types import InputError
+
+    try:
+        # A process that is gone is missed at once, by its connections; nobody shall wait for it at the end.
+        jax.distributed.initialize(shutdown_timeout_seconds=5)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed finds no other processes ({str(error).splitlines()[0]}); start the command with srun or"
+            " mpirun, or leave the option out."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -111,8 +128,10 @@ def _execute(command: Command) -> int:
     try:
         with _plain_messages(hint):
             _quiet_xla()
-            if isinstance(command, Fit | Demo):
+            if not isinstance(command, Data):
                 _spread_over_cores()
+            if isinstance(command, Fit) and command.distributed:
+                _join_processes()
             importlib.import_module(f"bnn_jax.cli.{_RUNNERS[type(command)]}").run(command)
     except KeyboardInterrupt:
         print(f"interrupted{hint}.", file=sys.stderr)
@@ -121,13 +140,17 @@ def _execute(command: Command) -> int:
         if _is_out_of_memory(error):  # first, for to import anything may fail as well
             print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
             return USER_ERROR
-        from bnn_jax.methods.sghmc import DivergenceError
+        from bnn_jax.methods.sghmc import DivergenceError, LostProcessError
         from bnn_jax.types import InputError
 
-        if not isinstance(error, InputError | DivergenceError):
+        codes = {InputError: USER_ERROR, DivergenceError: DIVERGED, LostProcessError: LOST}
+        code = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+        if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return DIVERGED if isinstance(error, DivergenceError) else USER_ERROR
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if code == LOST:
+            os._exit(code)  # at once: what JAX does at exit would wait for the lost one
+        return code
     return 0
 
 

@@ -15,6 +15,7 @@ from bnn_jax.atoms.sources import load
 from bnn_jax.cli.commands import Fit
 from bnn_jax.cli.evaluate import given
 from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, settle
+from bnn_jax.devices import is_first
 from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.report import score_table, write_run_report
@@ -46,7 +47,8 @@ def run(command: Fit) -> Posterior:
         print(f"{out} has finished; only what is missing of its report is made.")
         posterior = Posterior.load(out)
     else:
-        print(f"{'continuing' if settled.run else 'fitting'} {out}: {_sizes(parts)}", flush=True)
+        if is_first():
+            print(f"{'continuing' if settled.run else 'fitting'} {out}: {_sizes(parts)}", flush=True)
         posterior = api.fit(
             parts.train,
             parts.valid,
@@ -55,8 +57,11 @@ def run(command: Fit) -> Posterior:
             out,
             resume=command.resume,
             on_divergence=command.on_divergence,
+            devices_per_chain=command.devices_per_chain,
             metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
         )
+    if not is_first():
+        return posterior
     report = write_run_report(out, posterior, parts.valid or parts.test, parts.test)
     _print_report(out, report, posterior)
     return posterior

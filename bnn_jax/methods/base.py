@@ -19,7 +19,7 @@ from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.model import nequip
-from bnn_jax.predict import build_predictor, predict
+from bnn_jax.predict import build_predictor, predict, spread
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
@@ -83,6 +83,11 @@ class Posterior:
     def _predictor(self):
         return build_predictor(self.potential.apply)
 
+    @cached_property
+    def spread_samples(self) -> Params:
+        """The samples on the devices that predict with them."""
+        return spread(self.samples)
+
     @property
     def num_samples(self) -> int:
         """Samples of all chains together."""
@@ -97,7 +102,7 @@ class Posterior:
         if isinstance(structures, ase.Atoms):
             structures = [structures]
         dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
-        return predict(self._predictor, self.samples, dataset, self.statistics, self.config.model.cutoff)
+        return predict(self._predictor, self.spread_samples, dataset, self.statistics, self.config.model.cutoff)
 
     def save(self, path: str | Path) -> Path:
         """Write one self-describing file (``posterior.safetensors`` if ``path`` is a folder); the path is returned.

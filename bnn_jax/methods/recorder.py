@@ -24,6 +24,7 @@ from bnn_jax.checkpoint import (
     truncate_jsonl,
 )
 from bnn_jax.config import Config
+from bnn_jax.devices import in_any_process, is_first, whole
 from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.sampling.progress import Progress, Turn
 from bnn_jax.types import InputError, Params
@@ -35,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 class DivergenceError(RuntimeError):
     """Every chain left what a sampler can reach; the last checkpoint before that is sound."""
+
+
+class LostProcessError(RuntimeError):
+    """One of the processes of a run is gone, and the others cannot go on without it."""
 
 
 def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) -> RunFolder | None:
@@ -66,13 +71,18 @@ def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) 
 def restore(run: RunFolder, start: Progress) -> Progress:
     """The progress of the newest sound checkpoint, with the log cut back to it; ``start`` where there is none.
 
+    Only the first process of a run touches the log.
+
     Raises:
         InputError: no checkpoint is sound, or it does not fit the run.
     """
     if not has_checkpoint(run):
-        truncate_jsonl(run.path / LOG_FILE, lambda _: False)
+        if is_first():
+            truncate_jsonl(run.path / LOG_FILE, lambda _: False)
         return start
     step, progress = latest_checkpoint(run, start)
+    if not is_first():
+        return progress
     truncate_jsonl(
         run.path / LOG_FILE, lambda row: row["step"] <= step and row.get("num_events", 0) <= progress.num_events
     )
@@ -104,32 +114,38 @@ def record(
     Raises:
         InputError: the disk is full or not writable; the last checkpoint is intact.
         DivergenceError: all chains were stopped.
-        KeyboardInterrupt: Ctrl-C or SIGTERM arrived, after a checkpoint, unless its handler does something else.
+        LostProcessError: another process of the run has ended.
+        KeyboardInterrupt: Ctrl-C or SIGTERM arrived in some process, after a checkpoint, unless its handler does
+            something else.
     """
-    progress, saved = start, time.monotonic()
+    progress, saved, leave = start, time.monotonic(), False
     total = schedule.total_steps(config.sampler)
     bar = tqdm(total=total, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True)
-    with bar, _signals_gathered() as arrived:
+    with bar, _signals_gathered() as arrived, _losses_explained():
         for turn in turns:
             progress = turn.progress
             for divergence in turn.divergences:
                 _tell_of(divergence, progress, run)
             if turn.row is not None:
                 # On one device: what is spread over several would make them wait for each other.
-                row = _log_row(progress, turn.row, valid_error(jax.device_get(progress.states.sampler.position)))
+                position = jax.device_get(whole(progress.states.sampler.position))
+                row = _log_row(progress, turn.row, valid_error(position) if run is not None or show_progress else {})
                 bar.set_postfix(loss=f"{row['loss']:.2f}", forces=f"{row.get('valid_forces_mae', np.nan):.4f}")
                 if run is not None:
                     append_jsonl(run.path / LOG_FILE, row)
             bar.update(int(progress.step) - bar.n)
             is_sample = turn.row is not None and int(progress.step) in schedule.sample_steps(config.sampler)
-            due = is_sample or turn.divergences or arrived or time.monotonic() - saved > CHECKPOINT_SECONDS
-            if run is not None and due and progress.active.any():
-                save_checkpoint(run, int(progress.step), progress)
+            is_late = time.monotonic() - saved > CHECKPOINT_SECONDS
+            leave, is_late = in_any_process([bool(arrived), is_late])
+            if (is_sample or turn.divergences or leave or is_late) and progress.active.any():
+                everything = whole(progress)
+                if run is not None:
+                    save_checkpoint(run, int(progress.step), everything)
                 saved = time.monotonic()
-            if arrived:
+            if leave:
                 break
-    if arrived:
-        signal.raise_signal(arrived[0])
+    if leave:
+        signal.raise_signal((arrived or [signal.SIGTERM])[0])
         raise KeyboardInterrupt  # where that signal is ignored, or its handler returns
     if not progress.active.any():
         raise DivergenceError(_epitaph(progress, run))
@@ -156,6 +172,21 @@ def _signals_gathered() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _losses_explained() -> Iterator[None]:
+    """A failed exchange with another process, as one sentence."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise LostProcessError(
+            f"Another process of this run has ended ({reason}); start all of them again with --resume: the run goes on"
+            " from its last checkpoint."
+        ) from error
 
 
 def _tell_of(divergence: guard.Divergence, progress: Progress, run: RunFolder | None) -> None:

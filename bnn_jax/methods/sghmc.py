@@ -17,10 +17,12 @@ from bnn_jax.atoms.isolation import warn_of_isolated_atoms
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
 from bnn_jax.config import Config
+from bnn_jax.devices import chain_mesh, in_any_process, is_first
 from bnn_jax.memory import peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph, fill_model_config
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
+from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
 from bnn_jax.sampling import chain, guard
@@ -43,6 +45,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     on_divergence: OnDivergence = "stop",
+    devices_per_chain: int = 1,
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Sample the posterior of the weights with ``config.sampler.num_chains`` chains.
@@ -58,14 +61,16 @@ def fit(
         progress: show a progress bar on a terminal.
         on_divergence: what to do with a chain that diverges: ``stop`` it at its last sound state and leave its samples
             out, or ``halve-step``: repeat from there with half its step size. Other chains are not touched.
+        devices_per_chain: devices that share the minibatches of each chain; they divide ``sampler.batch_size``.
         metadata: further plain values for the record of a new run.
 
     Raises:
         InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
             suffice.
         DivergenceError: every chain diverged.
+        LostProcessError: another process of the run has ended.
     """
-    _check(train, valid, config)
+    _check(train, valid, config, devices_per_chain)
     statistics = train.statistics(config.model.cutoff)
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
@@ -74,24 +79,25 @@ def fit(
     fingerprint = train.fingerprint()
     run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
     require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
-    chunk, plan, position = build_chains(rng_key, packed, config)
+    chunk, plan, position = build_chains(rng_key, packed, config, devices_per_chain)
     states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains), position)
-    data = jax.device_put(packed)
+    data = chunk.place(packed)
     longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
     lowered = chunk.lower(states, data, longest_plan)
     require_memory(peak_bytes(lowered), "a step of this network on batches of this size", _LESS_MEMORY)
     start = begin(states, lowered.out_info[1], config.sampler)
     counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
-    if out is not None and run is None:
+    in_any_process([False])  # all have looked at the folder before one writes into it
+    if out is not None and run is None and is_first():
         metadata = counts | dict(metadata or {})
         run = create_run(out, config, seed=seed, data_fingerprint=fingerprint, metadata=metadata)
-    with contextlib.nullcontext() if run is None else locked(run):
+    with locked(run) if run is not None and is_first() else contextlib.nullcontext():
         if run is not None:
             # Two checkpoints, the next one before it replaces the older, the posterior, and room for plots.
             require_room(run.path, 4 * tree_bytes(start) + 50_000_000, "The checkpoints of this run")
             start = recorder.restore(run, start)
         turns = drive(start, chunk, data, plan, config.sampler, on_divergence)
-        final = recorder.record(turns, start, run, config, valid_error, progress)
+        final = recorder.record(turns, start, run if is_first() else None, config, valid_error, progress and is_first())
     posterior = _posterior(final, config, statistics, seed)
     return dataclasses.replace(posterior, train_hashes=train.hashes())
 
@@ -110,8 +116,13 @@ def _posterior(final: Progress, config: Config, statistics: Statistics, seed: in
     return Posterior(config, statistics, samples, int(active.sum()), seed, sampling=record)
 
 
-def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
+def _check(train: Dataset, valid: Dataset | None, config: Config, devices_per_chain: int) -> None:
     sampler = config.sampler
+    if devices_per_chain < 1 or sampler.batch_size % devices_per_chain:
+        raise InputError(
+            f"devices_per_chain is {devices_per_chain}, which does not divide sampler.batch_size {sampler.batch_size};"
+            " choose a divisor."
+        )
     if sampler.batch_size > len(train):
         raise InputError(
             f"sampler.batch_size is {sampler.batch_size} and the training set has {len(train)} structures; lower it."
@@ -125,13 +136,16 @@ def _check(train: Dataset, valid: Dataset | None, config: Config) -> None:
         )
 
 
-def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[chain.Chunk, Callable, Params]:
+def build_chains(
+    rng_key: PRNGKey, packed: PackedData, config: Config, devices_per_chain: int = 1
+) -> tuple[chain.Chunk, Callable, Params]:
     """What :func:`fit` runs.
 
     Args:
         rng_key: of the starts and the minibatches.
         packed: the training set.
         config: of the run, with the model's data-dependent fields filled in.
+        devices_per_chain: devices that share the minibatches of each chain.
 
     Returns:
         The compiled chunk (:func:`chain.build_chunk`), the plan of minibatches (``(first_step, num_steps)`` to indices
@@ -141,8 +155,11 @@ def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[
     potential = nequip(config.model)
     prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
     estimate = log_density_estimator(potential.apply, prior, data_size, config.posterior.stress_std)
-    step = chain.build_step(value_and_grad_estimator(estimate), data_size, sampler)
-    sizes = batch_bound(packed, sampler.batch_size)
+    value_and_grad_fn = value_and_grad_estimator(estimate)
+    if devices_per_chain > 1:
+        value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
+    step = chain.build_step(value_and_grad_fn, data_size, sampler)
+    sizes = batch_bound(packed, sampler.batch_size // devices_per_chain)
     seed = tuple(np.asarray(jax.random.key_data(rng_key)).tolist())
 
     def plan(first_step: int, num_steps: int):
@@ -152,7 +169,8 @@ def build_chains(rng_key: PRNGKey, packed: PackedData, config: Config) -> tuple[
     graph = example_graph(config.model)
     position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(keys)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    return chain.build_chunk(step, minibatch, sampler.num_chains), plan, position
+    mesh = chain_mesh(sampler.num_chains, devices_per_chain)
+    return chain.build_chunk(step, minibatch, mesh), plan, position
 
 
 def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
+from bnn_jax.devices import placed
 from bnn_jax.sampling import amsgrad, diagnostics, schedule, sghmc
 from bnn_jax.types import Params, PRNGKey
 
@@ -112,35 +113,51 @@ class Chunk:
     sharding: NamedSharding
     """Of the states."""
 
+    def place(self, data: Any) -> Any:
+        """Data for all calls, on every device."""
+        return placed(data, NamedSharding(self.sharding.mesh, PartitionSpec()))
+
     def __call__(
         self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int
     ) -> tuple[ChainState, StepInfo]:
         """States after the first ``num_steps`` of the plan, and infos [step, chain] of which the rest is zero."""
         # Where the chunk leaves its states: the first call, with states from elsewhere, would compile for itself.
-        return self.jitted(jax.device_put(states, self.sharding), data, plan, num_steps)
+        return self.jitted(placed(states, self.sharding), data, plan, num_steps)
 
     def lower(self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"]) -> Any:
         """The call traced, as :meth:`jax.stages.Wrapped.lower` has it; a call of these shapes does not trace again."""
-        return self.jitted.lower(jax.device_put(states, self.sharding), data, plan, 1)
+        return self.jitted.lower(placed(states, self.sharding), data, plan, 1)
 
 
-def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Chunk:
+def mean_over_devices(value_and_grad_fn: Callable) -> Callable:
+    """The estimate and gradient of a minibatch of which each device of the ``data`` axis holds an equal part.
+
+    Args:
+        value_and_grad_fn: of a mean over the minibatch, whatever else it adds.
+    """
+
+    def mean(position: Params, minibatch: Any) -> Any:
+        return jax.lax.pmean(value_and_grad_fn(position, minibatch), "data")
+
+    return mean
+
+
+def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh) -> Chunk:
     """Many steps of many chains in one compiled call, the chains spread evenly over devices.
 
-    Chains never communicate: each device runs its own loop over its own chains, as many devices as divide them.
+    Chains never communicate: each device runs its own loop over its own chains. Only where several devices share the
+    minibatches of a chain (:func:`mean_over_devices`) do they exchange gradients.
 
     Args:
         step: from :func:`build_step`.
-        minibatch_fn: ``(data, indices [batch]) -> minibatch``, pure.
-        num_chains: length of the leading axis of the states.
+        minibatch_fn: ``(data, indices) -> minibatch``, pure, of the indices of one device.
+        mesh: axis ``chain``, which divides the chains, and ``data``, which divides each minibatch.
 
     Returns:
         ``chunk(states, data, plan [step, chain, batch], num_steps) -> (states, infos [step, chain])``, jitted; it takes
         the first ``num_steps`` of the plan, so that one compilation serves chunks of any length.
     """
-    num_devices = max(n for n in range(1, len(jax.devices()) + 1) if num_chains % n == 0)
-    mesh = Mesh(np.array(jax.devices()[:num_devices]), ("chain",))
-    chains, steps = PartitionSpec("chain"), PartitionSpec(None, "chain")
+    chains, steps, plans = PartitionSpec("chain"), PartitionSpec(None, "chain"), PartitionSpec(None, "chain", "data")
 
     def one_chain(state: ChainState, data: Any, indices: Int[Array, " batch"]) -> tuple[ChainState, StepInfo]:
         return step(state, minibatch_fn(data, indices))
@@ -151,7 +168,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, num_chains: int) -> Chun
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(chains, PartitionSpec(), steps, PartitionSpec()),
+        in_specs=(chains, PartitionSpec(), plans, PartitionSpec()),
         out_specs=(chains, steps),
         check_vma=False,
     )

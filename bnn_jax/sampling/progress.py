@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
+from bnn_jax.devices import agreed, whole
 from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.types import Params
 
@@ -132,8 +133,8 @@ def drive(
         plan = _padded(plan_fn(step, num_steps), config.log_every)
         start = time.perf_counter()
         states, infos = chunk_fn(progress.states, data, plan, num_steps)
-        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], infos)  # waits for the device
-        seconds = time.perf_counter() - start
+        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], whole(infos))  # waits for the device
+        seconds = agreed(time.perf_counter() - start)
         turn = _advance(progress, states, infos, step + num_steps == stop, config, on_divergence)
         progress = turn.progress
         yield turn
@@ -246,7 +247,8 @@ def _with_row_closed(progress: Progress, config: SamplerConfig) -> Progress:
         )
     if step in schedule.sample_steps(config):
         samples = jax.tree.map(np.copy, progress.samples)
-        for all_, one in zip(jax.tree.leaves(samples), jax.tree.leaves(progress.states.sampler.position), strict=True):
+        position = whole(progress.states.sampler.position)
+        for all_, one in zip(jax.tree.leaves(samples), jax.tree.leaves(position), strict=True):
             all_[:, num_samples] = one
         progress = progress._replace(samples=samples, num_samples=progress.num_samples + 1)
     return progress._replace(good_states=progress.states, num_infos=np.zeros_like(progress.num_infos))

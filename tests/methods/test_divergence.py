@@ -43,13 +43,13 @@ def poisoned(monkeypatch, chain: int, from_step: int):
     """The given chain's gradient is NaN at that step, unless its step size has been halved."""
     build = sghmc.build_chains
 
-    def build_poisoned(rng_key, packed, config):
+    def build_poisoned(rng_key, packed, config, *devices):
         case = (chain, from_step, config, str(jax.random.key_data(rng_key)))
         if case not in COMPILED:
-            COMPILED[case] = build_anew(rng_key, packed, config)
+            COMPILED[case] = build_anew(rng_key, packed, config, *devices)
         return COMPILED[case]
 
-    def build_anew(rng_key, packed, config):
+    def build_anew(rng_key, packed, config, *devices):
         step_fn = sghmc.chain.build_step
 
         def build_step(value_and_grad_fn, data_size, sampler):
@@ -68,7 +68,7 @@ def poisoned(monkeypatch, chain: int, from_step: int):
 
         monkeypatch.setattr(sghmc.chain, "build_step", build_step)
         try:
-            return build(rng_key, packed, config)
+            return build(rng_key, packed, config, *devices)
         finally:
             monkeypatch.setattr(sghmc.chain, "build_step", step_fn)
 

@@ -85,10 +85,10 @@ def compile_once() -> Iterator[None]:
     """Runs that differ in nothing that is compiled share it: a resumed run takes the chunk of the one before."""
     build, valid_error = sghmc.build_chains, sghmc._valid_error
 
-    def shared_build(rng_key, packed, config):
-        key = (str(jax.random.key_data(rng_key)), config, packed.positions.shape, packed.senders.shape)
+    def shared_build(rng_key, packed, config, *devices):
+        key = (str(jax.random.key_data(rng_key)), config, devices, packed.positions.shape, packed.senders.shape)
         if key not in COMPILED:
-            COMPILED[key] = build(rng_key, packed, config)
+            COMPILED[key] = build(rng_key, packed, config, *devices)
         return COMPILED[key]
 
     def shared_valid_error(valid, config, statistics):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bnn_jax.config import SamplerConfig
+from bnn_jax.devices import chain_mesh
 from bnn_jax.sampling import amsgrad, chain, progress, schedule, sghmc
 
 CONFIG = SamplerConfig(
@@ -44,8 +45,11 @@ STEP = chain.build_step(value_and_grad_fn, DATA_SIZE, CONFIG)
 
 
 @functools.cache
-def chunk_of(num_chains: int):
-    return chain.build_chunk(STEP, minibatch_fn, num_chains)
+def chunk_of(num_chains: int, devices_per_chain: int = 1):
+    step = STEP
+    if devices_per_chain > 1:
+        step = chain.build_step(chain.mean_over_devices(value_and_grad_fn), DATA_SIZE, CONFIG)
+    return chain.build_chunk(step, minibatch_fn, chain_mesh(num_chains, devices_per_chain))
 
 
 def plan_fn(num_chains: int):
@@ -61,8 +65,9 @@ def start(num_chains: int) -> chain.ChainState:
     return jax.vmap(chain.init)(keys, position)
 
 
-def run(num_chains: int, states: chain.ChainState | None = None) -> list[progress.Turn]:
-    states, chunk, plan = start(num_chains) if states is None else states, chunk_of(num_chains), plan_fn(num_chains)
+def run(num_chains: int, states: chain.ChainState | None = None, devices_per_chain: int = 1) -> list[progress.Turn]:
+    states, plan = start(num_chains) if states is None else states, plan_fn(num_chains)
+    chunk = chunk_of(num_chains, devices_per_chain)
     infos = chunk.lower(states, DATA, np.zeros((CONFIG.log_every, num_chains, CONFIG.batch_size), np.int32)).out_info[1]
     return list(progress.drive(progress.begin(states, infos, CONFIG), chunk, DATA, plan, CONFIG))
 
@@ -169,18 +174,31 @@ def assert_no_device_waits_for_another() -> None:
     assert not [line for line in text.splitlines() if re.search("all-reduce|all-gather|all-to-all|permute", line)]
 
 
-def test_chains_on_several_devices_equal_those_on_one(tmp_path: Path) -> None:
-    """The number of devices is fixed when a process starts, so another one has two."""
-    command = "import sys, numpy, jax; from tests.sampling import test_chain as t; assert len(jax.devices()) == 2; "
-    command += "t.assert_no_device_waits_for_another(); "
-    command += "numpy.savez(sys.argv[1], **t.run(2)[-1].progress.states.sampler.position)"
-    root, file = Path(__file__).parents[2], tmp_path / "position.npz"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", command, str(file)], cwd=root, env=environment, check=True)
-    position = run(2)[-1].progress.states.sampler.position
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("num_chains", "devices_per_chain", "used"), [(2, 1, 2), (4, 1, 4), (4, 2, 8), (1, 2, 2)])
+def test_chains_on_several_devices_equal_those_on_one(
+    num_chains: int, devices_per_chain: int, used: int, tmp_path: Path
+) -> None:
+    """The number of devices is fixed when a process starts, so another one has eight."""
+    command = f"""
+import sys, numpy, jax
+jax.config.update("jax_enable_x64", True)
+from tests.sampling import test_chain as t
+assert len(jax.devices()) == 8
+assert t.chunk_of({num_chains}, {devices_per_chain}).sharding.mesh.devices.size == {used}
+if {devices_per_chain} == 1:
+    t.assert_no_device_waits_for_another()
+turns = t.run({num_chains}, devices_per_chain={devices_per_chain})
+numpy.savez(sys.argv[1], **turns[-1].progress.samples)
+"""
+    root, file = Path(__file__).parents[2], tmp_path / "samples.npz"
+    variables = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", command, str(file)], cwd=root, env=variables, check=True)
+    samples = run(num_chains)[-1].progress.samples
     with np.load(file) as elsewhere:
         for name in ("weights", "bias"):
-            np.testing.assert_allclose(elsewhere[name], position[name], rtol=1e-5)
+            assert elsewhere[name].shape[:2] == (num_chains, CONFIG.num_samples)
+            np.testing.assert_allclose(elsewhere[name], samples[name], rtol=1e-9)
 
 
 def test_chains_differ() -> None:

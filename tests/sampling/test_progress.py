@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnn_jax.config import SamplerConfig
+from bnn_jax.devices import chain_mesh
 from bnn_jax.sampling import chain, guard, progress, schedule
 
 # No step adapts the mass, which would tame what is to diverge.
@@ -43,7 +44,7 @@ def plan_fn(first_step, num_steps):
 @functools.cache
 def chunk_of(value_and_grad_fn=quartic):
     step = chain.build_step(value_and_grad_fn, DATA_SIZE, CONFIG)
-    return chain.build_chunk(step, lambda data, indices: data[indices], 2)
+    return chain.build_chunk(step, lambda data, indices: data[indices], chain_mesh(2))
 
 
 DATA = np.zeros(DATA_SIZE, np.float32)
