@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.peers.systems import ethanol_structures
 from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_size_needed, gather_batch, pack
 from bnn_jax.config import Config, PresetName
+from bnn_jax.devices import sample_mesh
 from bnn_jax.methods import sghmc
 from bnn_jax.methods.base import example_graph, fill_model_config
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior
-from bnn_jax.predict import build_predictor
+from bnn_jax.predict import build_predictor, spread
 from bnn_jax.sampling import chain
 from bnn_jax.types import Batch, Params, Potential
 
@@ -70,7 +72,9 @@ def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...
 
 def build_predictions(case: Case, num_samples: int, num_structures: int) -> tuple[Callable, tuple[Any, ...]]:
     """Energies, forces and standard deviations of every sample in one compiled call, and the call's arguments."""
-    predictor = build_predictor(case.potential.apply, samples_at_once=num_samples)
+    predictor = build_predictor(case.potential.apply)
     indices = np.arange(num_structures, dtype=np.int32)
     sizes = batch_size_needed(case.packed, indices)
-    return predictor, (case.params(num_samples), case.packed, indices, *sizes)
+    samples = spread(case.params(num_samples))
+    everywhere = NamedSharding(sample_mesh(num_samples), PartitionSpec())
+    return predictor, (samples, jax.device_put(case.packed, everywhere), indices, *sizes)

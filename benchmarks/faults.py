@@ -69,6 +69,14 @@ class Done(NamedTuple):
     text: str
 
 
+class Process(subprocess.Popen):
+    """A process whose output goes to a file: a pipe that nobody reads would stop it when it is full."""
+
+    def __init__(self, command: list[str], variables: dict[str, str]) -> None:
+        self.output = tempfile.TemporaryFile("w+")
+        super().__init__(command, env=variables, stdout=self.output, stderr=subprocess.STDOUT)
+
+
 class Bench(NamedTuple):
     """Where the campaign works, and what an undisturbed run gives."""
 
@@ -89,19 +97,21 @@ def evaluate_arguments(run: Path, out: Path) -> list[str]:
     return ["evaluate", str(run), DATA[1], "--json", str(out / "scores.json"), "--plots", str(out / "plots")]
 
 
-def start(arguments: list[str], bench_variables: dict[str, str], limit: int | None = None) -> subprocess.Popen:
+def start(arguments: list[str], variables: dict[str, str], limit: int | None = None) -> Process:
     command = [sys.executable, "-c", "import sys; from bnn_jax.cli import main; sys.exit(main())", *arguments]
     if limit is not None:
         command = ["sh", "-c", f'ulimit -v {limit // 1024}; exec "$@"', "sh", *command]
-    return subprocess.Popen(command, env=bench_variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Process(command, variables)
 
 
-def finish(process: subprocess.Popen) -> Done:
-    text, _ = process.communicate()
-    return Done(process.returncode, text)
+def finish(process: Process) -> Done:
+    code = process.wait()
+    with process.output:
+        process.output.seek(0)
+        return Done(code, process.output.read())
 
 
-def signalled(process: subprocess.Popen, seconds: float, number: int) -> Done:
+def signalled(process: Process, seconds: float, number: int) -> Done:
     """The process, hit by a signal so many seconds after its start unless it has ended by then."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
@@ -112,7 +122,8 @@ def signalled(process: subprocess.Popen, seconds: float, number: int) -> Done:
 
 def prepare(folder: Path, seed: int) -> Bench:
     """Run undisturbed, twice so that the second finds everything compiled, and take the times."""
-    variables = os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # set by JAX here
+    variables = inherited | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
