@@ -21,7 +21,7 @@ from bnn_jax.checkpoint.tree import load_tree, save_tree
 from bnn_jax.config import Config
 from bnn_jax.types import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the layout of a run folder; raised when older code could not read what newer code writes."""
 NUM_CHECKPOINTS_KEPT = 2
 LOCK_FILE = ".lock"

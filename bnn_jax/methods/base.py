@@ -23,7 +23,7 @@ from bnn_jax.predict import build_predictor, predict, spread
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 
 
 def fill_model_config(config: ModelConfig, statistics: Statistics) -> ModelConfig:

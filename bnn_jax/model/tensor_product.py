@@ -130,7 +130,7 @@ def _batch(others: Any, axes: Any, **params: Any) -> tuple[Array, int]:
 
 
 _form = Primitive("weighted_product")
-_form.def_impl(lambda *others, **params: jax.jit(partial(_derivative, **params))(*others))
+_form.def_impl(jax.jit(_derivative, static_argnames=("slot", "segments")))
 _form.def_abstract_eval(_shape)
 mlir.register_lowering(_form, mlir.lower_fun(_derivative, multiple_results=False))
 ad.primitive_jvps[_form] = _jvp

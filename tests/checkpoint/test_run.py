@@ -93,7 +93,7 @@ def test_other_format_version_names_both(run):
     record = run.record | {"format_version": 99, "versions": {"bnn_jax": "9.0"}}
     (run.path / "run.json").write_text(json.dumps(record))
     with pytest.raises(
-        InputError, match=r"has run format 99 \(bnn_jax 9\.0\) and this version reads format 1; use the"
+        InputError, match=r"has run format 99 \(bnn_jax 9\.0\) and this version reads format 2; use the"
     ):
         open_run(run.path)
 
