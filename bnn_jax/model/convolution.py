@@ -93,7 +93,7 @@ def convolve(
     sent = features[senders].reshape(*matrix.shape[:3], -1)
     messages = weighted_product(weights, matrix, sent, tuple(parts.values()))
     received = jax.ops.segment_sum(
-        messages.reshape(len(senders), *messages.shape[2:]), receivers, num_segments=features.shape[0]
+        messages.reshape(*senders.shape, *messages.shape[2:]), receivers, num_segments=features.shape[0]
     )
     outputs, start = {}, 0
     for target, segment in parts.items():
