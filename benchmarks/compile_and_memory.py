@@ -5,8 +5,9 @@ From the repository's root::
     python -m benchmarks.compile_and_memory
 
 Each row comes from a process of its own without a compilation cache. FLOPs are of the program as traced, for XLA's
-backends hide some in library calls; they are a batch's for one step, or for all samples. Bytes and memory are of the
-compiled program, as XLA's cost and memory analyses state them.
+backends hide some in library calls; they are a batch's for one step, or for the samples that a device computes
+together (one on a CPU), for the body of a loop counts once. Bytes and memory are of the compiled program, as XLA's cost
+and memory analyses state them.
 """
 
 import argparse

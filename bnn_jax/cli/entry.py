@@ -68,8 +68,8 @@ def _quiet_xla() -> None:
 def _spread_over_cores() -> None:
     """Let JAX see each processor core as a device, over which chains and posterior samples are spread.
 
-    XLA runs the small arrays of one chain or sample on one core. The choice must precede the first computation; where
-    that has been, or where the user has chosen, it is left as it is.
+    XLA keeps few cores busy with the small arrays of one chain or sample. The choice must precede the first
+    computation; where that has been, or where the user has chosen, it is left as it is.
     """
     import jax
 
