@@ -30,7 +30,7 @@ def operands(*lead, seed: int = 0):
     return tuple(jnp.asarray(rng.normal(scale=0.5, size=(*lead, *shape))) for shape in shapes)
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), ours, theirs)
 
 
@@ -40,7 +40,7 @@ def bent(function):
 
 
 def test_value():
-    close(product(*operands()), plain(*operands()))
+    assert_close(product(*operands()), plain(*operands()))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -54,14 +54,14 @@ def test_reverse_mode(order):
         return function
 
     ours, theirs = (jax.grad(descend(bent(each)), (0, 1, 2)) for each in (product, plain))
-    close(ours(*operands()), theirs(*operands()))
+    assert_close(ours(*operands()), theirs(*operands()))
 
 
 @pytest.mark.parametrize("argument", range(3))
 def test_hessian_forward_over_reverse(argument):
     each = operands()
     ours, theirs = (jax.hessian(bent(function), argument)(*each) for function in (product, plain))
-    close(ours, theirs)
+    assert_close(ours, theirs)
 
 
 def test_derivatives_are_those_of_finite_differences():
@@ -82,7 +82,7 @@ def test_batches_equal_one_by_one(axes):
         together = jax.vmap(function, in_axes=axes)(*arguments)
         for i in range(3):
             own = [leaf[0 if axis is None else i] for leaf, axis in zip(stacked, axes, strict=True)]
-            close(jax.tree.map(lambda leaf, i=i: leaf[i], together), function(*own))
+            assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), function(*own))
 
 
 def test_gradients_of_a_batch():
@@ -90,7 +90,7 @@ def test_gradients_of_a_batch():
         jax.grad(lambda *each, function=function: jnp.sum(jnp.sin(jax.vmap(function)(*each))), (0, 1, 2))
         for function in (product, plain)
     )
-    close(ours(*operands(3)), theirs(*operands(3)))
+    assert_close(ours(*operands(3)), theirs(*operands(3)))
 
 
 def test_recomputation_and_loops():
@@ -103,7 +103,7 @@ def test_recomputation_and_loops():
 
         return jax.lax.scan(body, 1.0, None, length=3)[0]
 
-    close(jax.grad(partial(loop, jax.checkpoint(product)))(weights), jax.grad(partial(loop, plain))(weights))
+    assert_close(jax.grad(partial(loop, jax.checkpoint(product)))(weights), jax.grad(partial(loop, plain))(weights))
 
 
 def test_single_precision_stays():
