@@ -87,6 +87,12 @@ def agreed(value: float) -> float:
     return value if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
+def wait_for_all() -> None:
+    """Return when every process of the run has come this far."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("bnn_jax")
+
+
 def in_any_process(flags: Sequence[bool]) -> list[bool]:
     """For each flag whether some process has raised it; every process waits here for the others."""
     if jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""From stacked parameters to the posterior predictive, by a chunked ``vmap`` over samples and over devices."""
+"""From stacked parameters to the posterior predictive: samples spread over devices, some at a time on each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -179,7 +179,12 @@ def gather_batch(packed: PackedData, indices: Int[AnyArray, " batch"], num_nodes
     Returns:
         A batch of ``len(indices) + 1`` structures. Labels of padding and missing labels are zero with mask False. If
         the structures do not fit the given sizes every position is NaN.
+
+    Raises:
+        ValueError: ``num_edges`` is odd.
     """
+    if num_edges % 2:
+        raise ValueError(f"num_edges is {num_edges}; edges come in pairs, so it must be even.")
     indices = jnp.asarray(indices, jnp.int32)
     node = _owners(packed.node_offset, indices, num_nodes)
     edge = _owners(packed.edge_offset, indices, num_edges)

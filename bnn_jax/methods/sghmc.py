@@ -17,7 +17,7 @@ from bnn_jax.atoms.isolation import warn_of_isolated_atoms
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
 from bnn_jax.config import Config
-from bnn_jax.devices import chain_mesh, in_any_process, is_first
+from bnn_jax.devices import chain_mesh, is_first, wait_for_all
 from bnn_jax.memory import peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph, fill_model_config
@@ -87,7 +87,7 @@ def fit(
     require_memory(peak_bytes(lowered), "a step of this network on batches of this size", _LESS_MEMORY)
     start = begin(states, lowered.out_info[1], config.sampler)
     counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
-    in_any_process([False])  # all have looked at the folder before one writes into it
+    wait_for_all()  # all look at the folder before one writes into it
     if out is not None and run is None and is_first():
         metadata = counts | dict(metadata or {})
         run = create_run(out, config, seed=seed, data_fingerprint=fingerprint, metadata=metadata)

@@ -1,8 +1,8 @@
 """The equivariant convolution: neighbour features times spherical harmonics, summed over neighbours.
 
 Features are dense arrays ``[atom, component, channel]``: the components of all irreps one after another, the same
-number of channels for each, channels last so that they vectorise. What depends on geometry alone (harmonics already
-contracted with Clebsch-Gordan coefficients) is computed once and shared by all blocks and all posterior samples.
+number of channels for each, channels last so that they vectorise. What depends on geometry alone (harmonics contracted
+with Clebsch-Gordan coefficients) is apart from what depends on weights, so that ``vmap`` over samples computes it once.
 """
 
 import functools

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -52,12 +51,11 @@ def weighted_product(
 
 
 def _path_of_component(segments: tuple[Segment, ...]) -> list[int]:
-    first = np.cumsum([0] + [segment.num_paths for segment in segments])
-    return [
-        int(path)
-        for start, segment in zip(first, segments, strict=False)
-        for path in np.tile(np.arange(start, start + segment.num_paths), segment.dim)
-    ]
+    paths, first = [], 0
+    for dim, num_paths in segments:
+        paths += dim * list(range(first, first + num_paths))
+        first += num_paths
+    return paths
 
 
 def _weighted(values: Array, weights: Array, segments: tuple[Segment, ...]) -> Array:

@@ -211,6 +211,12 @@ def test_a_batch_that_does_not_fit_is_not_a_number():
         assert np.isnan(gather_batch(packed, np.array([0, 1]), *sizes).graph.nodes["positions"]).all()
 
 
+def test_half_a_pair_of_edges_is_refused():
+    packed = pack(mixed(), CUTOFF, SPECIES, SHIFTS)
+    with pytest.raises(ValueError, match="num_edges is 63; edges come in pairs"):
+        gather_batch(packed, np.array([0]), 8, 63)
+
+
 def test_one_compile_for_all_batches_of_one_shape():
     packed = pack(mixed(), CUTOFF, SPECIES, SHIFTS)
     traces = []
