@@ -17,7 +17,7 @@ from bnn_jax.methods import sghmc
 from bnn_jax.methods.base import example_graph, fill_model_config
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior
-from bnn_jax.predict import build_predictor, spread
+from bnn_jax.predict import build_predictor, every_sample, spread
 from bnn_jax.sampling import chain
 from bnn_jax.types import Batch, Params, Potential
 
@@ -72,7 +72,7 @@ def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...
 
 def build_predictions(case: Case, num_samples: int, num_structures: int) -> tuple[Callable, tuple[Any, ...]]:
     """Energies, forces and standard deviations of every sample in one compiled call, and the call's arguments."""
-    predictor = build_predictor(case.potential.apply)
+    predictor = build_predictor(every_sample(case.potential.apply))
     indices = np.arange(num_structures, dtype=np.int32)
     sizes = batch_size_needed(case.packed, indices)
     samples = spread(case.params(num_samples))

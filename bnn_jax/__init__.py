@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from bnn_jax.calculator import BNNCalculator as BNNCalculator
     from bnn_jax.config import Config as Config
     from bnn_jax.evaluation import evaluate as evaluate
+    from bnn_jax.export import load_exported as load_exported
     from bnn_jax.methods import Posterior as Posterior
     from bnn_jax.model import nequip as nequip
+    from bnn_jax.predict import Predictor as Predictor
     from bnn_jax.sampling.sghmc import as_top_level_api as sghmc
     from bnn_jax.types import InputError as InputError
     from bnn_jax.types import Potential as Potential
@@ -32,9 +34,11 @@ _HOMES = {
     "Potential": "types",
     "Prediction": "types",
     "Predictive": "types",
+    "Predictor": "predict",
     "evaluate": "evaluation",
     "fit": "api",
     "load": "atoms.sources",
+    "load_exported": "export",
     "nequip": "model",
     "sghmc": "sampling.sghmc:as_top_level_api",
 }
@@ -50,9 +54,11 @@ __all__ = [
     "Potential",
     "Prediction",
     "Predictive",
+    "Predictor",
     "evaluate",
     "fit",
     "load",
+    "load_exported",
     "nequip",
     "sampling",
     "sghmc",

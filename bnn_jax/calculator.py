@@ -8,9 +8,8 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.methods import Posterior
-from bnn_jax.predict import GrowingSizes, build_predictor, predict
+from bnn_jax.predict import GrowingSizes, Predictor
 from bnn_jax.types import Predictive, TrustWarning
 
 _MOST_ATOMS_NAMED = 8
@@ -39,7 +38,7 @@ class BNNCalculator(Calculator):
     A posterior that was judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`) when it is given.
 
     Args:
-        posterior: from :func:`bnn_jax.fit` or :meth:`bnn_jax.Posterior.load`.
+        posterior: from :func:`bnn_jax.fit`, :meth:`bnn_jax.Posterior.load` or :func:`bnn_jax.load_exported`.
         forces_std_threshold: warn (:class:`UncertainForcesWarning`) when a component of ``forces_std`` is larger, in
             eV/Angstrom; None never warns.
 
@@ -64,13 +63,12 @@ class BNNCalculator(Calculator):
         "stress_std_epistemic",
     ]
 
-    def __init__(self, posterior: Posterior, *, forces_std_threshold: float | None = None):
+    def __init__(self, posterior: Posterior | Predictor, *, forces_std_threshold: float | None = None):
         super().__init__()
         if posterior.verdict is not None and not posterior.verdict.is_trusted:
             warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
-        self.posterior = posterior
+        self.predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
         self.forces_std_threshold = forces_std_threshold
-        self._predictor = build_predictor(posterior.potential.apply)
         self._sizes = GrowingSizes()
 
     def calculate(
@@ -93,15 +91,7 @@ class BNNCalculator(Calculator):
         assert self.atoms is not None
         # Without the labels that the structure may carry, which are nobody's business here.
         bare = ase.Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
-        posterior = self.posterior
-        predictive = predict(
-            self._predictor,
-            posterior.spread_samples,
-            Dataset.from_atoms([bare]),
-            posterior.statistics,
-            posterior.config.model.cutoff,
-            self._sizes,
-        )
+        predictive = self.predictor.predict(bare, self._sizes)
         self.results = _results(predictive, has_volume=bool(bare.cell.rank == 3))
         self._warn_of_large_stds(predictive.forces_std.max(axis=1))
 

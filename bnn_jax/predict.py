@@ -1,10 +1,11 @@
 """From stacked parameters to the posterior predictive: samples spread over devices, some at a time on each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+import ase
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,8 +16,8 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.devices import sample_mesh
-from bnn_jax.memory import peak_bytes, require_memory
-from bnn_jax.types import AtomGraph, Params, Prediction, Predictive
+from bnn_jax.memory import available_memory, peak_bytes, require_memory
+from bnn_jax.types import AtomGraph, Params, Prediction, Predictive, Verdict
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
 EDGES_PER_BATCH = 4096
@@ -47,32 +48,57 @@ class GrowingSizes:
         return self.num_nodes, self.num_edges
 
 
-def build_predictor(apply: Callable[..., Prediction], samples_at_once: int | None = None) -> Callable:
+ApplySamples = Callable[..., Prediction]
+"""``apply_samples(samples, graph, at_once=None)``: predictions with a leading sample axis, so many samples at a time;
+None leaves their number to the function."""
+
+
+def every_sample(apply: Callable[..., Prediction]) -> ApplySamples:
+    """Evaluate a potential at several samples, whose number at a time decides about memory and nothing else.
+
+    Args:
+        apply: ``Potential.apply``.
+
+    Returns:
+        A pure function. Unless told otherwise it takes one sample after another on a CPU, where several under ``vmap``
+        take up to twice as long, and all together elsewhere. Features are left out.
+    """
+
+    def apply_samples(samples: Params, graph: AtomGraph, at_once: int | None = None) -> Prediction:
+        at_once = at_once or (1 if jax.default_backend() == "cpu" else _num_samples(samples))
+
+        def one(params: Params) -> Prediction:
+            return apply(params, graph)._replace(features=None)
+
+        return jax.lax.map(one, samples, batch_size=at_once if at_once > 1 else None)
+
+    return apply_samples
+
+
+def build_predictor(apply_samples: ApplySamples) -> Callable:
     """Predictions of every posterior sample for a batch gathered on the device, in one compiled call.
 
     Each device predicts with its own share of the samples (:func:`spread`).
 
     Args:
-        apply: ``Potential.apply``.
-        samples_at_once: how many samples ``vmap`` evaluates together; more need more memory. If None, one on a CPU,
-            where several together take up to twice as long as one after another, and eight elsewhere.
+        apply_samples: from :func:`every_sample`.
 
     Returns:
-        ``predictor(samples, packed, indices, num_nodes, num_edges) -> Prediction`` with a leading sample axis;
-        features are left out.
+        ``predictor(samples, packed, indices, num_nodes, num_edges, at_once=None) -> Prediction`` with a leading sample
+        axis.
     """
-    at_once = samples_at_once or (1 if jax.default_backend() == "cpu" else 8)
 
-    @partial(jax.jit, static_argnums=(3, 4))
-    def predictor(samples: Params, packed: PackedData, indices: Int[Array, " batch"], num_nodes: int, num_edges: int):
+    @partial(jax.jit, static_argnames=("num_nodes", "num_edges", "at_once"))
+    def predictor(
+        samples: Params,
+        packed: PackedData,
+        indices: Int[Array, " batch"],
+        num_nodes: int,
+        num_edges: int,
+        at_once: int | None = None,
+    ) -> Prediction:
         graph = gather_batch(packed, indices, num_nodes, num_edges).graph
-
-        def on_one_device(samples: Params, graph: AtomGraph) -> Prediction:
-            def one(params: Params) -> Prediction:
-                return apply(params, graph)._replace(features=None)
-
-            return jax.lax.map(one, samples, batch_size=at_once if at_once > 1 else None)
-
+        on_one_device = partial(apply_samples, at_once=at_once)
         each = PartitionSpec("sample")
         in_specs = each, PartitionSpec()
         spread_out = jax.shard_map(
@@ -93,7 +119,11 @@ def spread(samples: Params) -> Params:
 
 
 def _mesh(samples: Params) -> Mesh:
-    return sample_mesh(jax.tree.leaves(samples)[0].shape[0])
+    return sample_mesh(_num_samples(samples))
+
+
+def _num_samples(samples: Params) -> int:
+    return jax.tree.leaves(samples)[0].shape[0]
 
 
 def predict(
@@ -131,13 +161,12 @@ def predict(
     padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
     everywhere = NamedSharding(_mesh(samples), PartitionSpec())
     on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]), everywhere)
+    chunk = {}
     if padded[1] > 32 * EDGES_PER_BATCH:  # one structure of uncommon size; to ask takes time
-        lowered = predictor.lower(samples, on_device, plan[0], *padded)
-        what = f"a prediction with {padded[1]} pairs of neighbours"
-        require_memory(peak_bytes(lowered), what, "predict with fewer samples at once, or use a larger machine")
+        chunk["at_once"] = _samples_that_fit(predictor, samples, on_device, plan[0], padded)
     parts = []
     for indices in tqdm(plan, desc="predict", unit="batch", delay=5, disable=None):
-        prediction = predictor(samples, on_device, indices, *padded)
+        prediction = predictor(samples, on_device, indices, *padded, **chunk)
         atoms = int(dataset.num_atoms[indices[indices >= 0]].sum())
         structures = int((indices >= 0).sum())
         parts.append(_without_padding(jax.device_get(prediction), structures, atoms))
@@ -145,6 +174,73 @@ def predict(
     periodic = dataset.pbc.any(axis=1).all()
     shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
     return combine(whole if periodic else whole._replace(stress=None), shifts, dataset.num_atoms)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Posterior samples with all that their predictions need: from a posterior, or from a file that was exported."""
+
+    apply_samples: ApplySamples
+    samples: Params
+    """Parameters with a leading sample axis."""
+    statistics: Statistics
+    """Of the training set."""
+    cutoff: float
+    """In Angstrom."""
+    verdict: Verdict | None = None
+    """Whether the samples can be trusted, as judged when their run ended; None where nobody has judged."""
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The jitted function of :func:`build_predictor`, which compiles once for each padded shape."""
+        return build_predictor(self.apply_samples)
+
+    @cached_property
+    def _spread_samples(self) -> Params:
+        return spread(self.samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all chains together."""
+        return _num_samples(self.samples)
+
+    def predict(
+        self, structures: Dataset | ase.Atoms | Sequence[ase.Atoms], sizes: GrowingSizes | None = None
+    ) -> Predictive:
+        """The posterior predictive of structures; see :class:`bnn_jax.types.Predictive` for units and shapes.
+
+        Args:
+            structures: one or many.
+            sizes: padded sizes of earlier calls, as :func:`predict` takes them.
+
+        Raises:
+            InputError: there is no structure, or one holds an element that was not in training.
+        """
+        if isinstance(structures, ase.Atoms):
+            structures = [structures]
+        dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
+        return predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
+
+
+def _samples_that_fit(
+    predictor: Any, samples: Params, packed: PackedData, indices: np.ndarray, padded: tuple[int, int]
+) -> int:
+    """As many samples at a time as the memory holds, halved from all that a device has.
+
+    Raises:
+        InputError: it does not hold one.
+    """
+    at_once = 1 if jax.default_backend() == "cpu" else _num_samples(samples) // _mesh(samples).size
+
+    def needed() -> int:
+        return peak_bytes(predictor.lower(samples, packed, indices, *padded, at_once=at_once))
+
+    while at_once > 1 and needed() > available_memory():
+        at_once = -(-at_once // 2)
+    if at_once == 1:
+        what = f"a prediction with {padded[1]} pairs of neighbours"
+        require_memory(needed(), what, "take a smaller structure or a larger machine")
+    return at_once
 
 
 def _centred(dataset: Dataset) -> Dataset:

@@ -1,7 +1,7 @@
 """The types that every room shares, and the order of their axes: ``sample, structure | atom | edge, xyz``."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import jraph
@@ -117,6 +117,12 @@ class Verdict(NamedTuple):
     """The gravest finding and what to do, or that none was found."""
     findings: tuple[str, ...]
     """All of them, gravest first."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From what JSON made of ``_asdict()``."""
+        findings = tuple(str(finding) for finding in values["findings"])
+        return cls(bool(values["is_trusted"]), str(values["sentence"]), findings)
 
 
 class TrustWarning(UserWarning):

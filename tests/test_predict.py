@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,9 +13,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bnn_jax import predict as module
-from bnn_jax.atoms import Dataset
+from bnn_jax.atoms import Dataset, pack
 from bnn_jax.atoms.statistics import Statistics
-from bnn_jax.predict import build_predictor, predict, spread
+from bnn_jax.predict import build_predictor, every_sample, predict, spread
 from bnn_jax.types import InputError, Params, Predictive
 from tests import systems
 from tests.properties.networks import CUTOFF, SPECIES, Network, evaluate, network
@@ -49,8 +50,9 @@ def shift_sums(atoms_list: list) -> np.ndarray:
     return np.array([SHIFTS[np.searchsorted(SPECIES, atoms.numbers)].sum() for atoms in atoms_list])
 
 
-def run(net: Network, atoms_list: list, samples_at_once: int = 8, samples: Params | None = None) -> Predictive:
-    predictor = build_predictor(net.apply, samples_at_once)
+def run(net: Network, atoms_list: list, at_once: int | None = None, samples: Params | None = None) -> Predictive:
+    predictor = build_predictor(every_sample(net.apply))
+    predictor = predictor if at_once is None else partial(predictor, at_once=at_once)
     samples = samples_of(net) if samples is None else samples
     return predict(predictor, samples, Dataset.from_atoms(atoms_list), STATISTICS, CUTOFF)
 
@@ -83,9 +85,9 @@ def test_vmapped_samples_equal_the_loop_over_samples(predictive: Predictive) -> 
         assert_allclose(predictive.energy_std_samples[index], [result.energy_std for result in results], rtol=1e-10)
 
 
-@pytest.mark.parametrize("samples_at_once", [1, 3])
-def test_samples_at_once_do_not_matter(predictive: Predictive, samples_at_once: int) -> None:
-    assert_same(run(network("l_max 0"), structures(), samples_at_once), predictive)
+@pytest.mark.parametrize("at_once", [1, 3, NUM_SAMPLES])
+def test_samples_at_once_do_not_matter(predictive: Predictive, at_once: int) -> None:
+    assert_same(run(network("l_max 0"), structures(), at_once), predictive)
 
 
 @pytest.mark.parametrize("edges_per_batch", [1, 100])
@@ -166,6 +168,26 @@ def test_a_structure_too_large_for_the_memory_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"memory for 1000 bytes and a prediction with \d+ pairs of neighbours needs"):
         run(network("l_max 0"), [systems.ethanol()])
+
+
+@pytest.mark.parametrize(("free_bytes", "at_once"), [(800, 8), (799, 4), (300, 2), (100, 1)])
+def test_as_many_samples_at_once_as_the_memory_holds(monkeypatch, free_bytes: int, at_once: int) -> None:
+    """On a device that has eight samples of 100 bytes each to compute."""
+
+    class Lowered:
+        def lower(self, *_, at_once):
+            return 100 * at_once
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module, "peak_bytes", lambda num_bytes: num_bytes)
+    monkeypatch.setattr(module, "available_memory", lambda: free_bytes)
+    monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: free_bytes)
+    packed = pack(Dataset.from_atoms([systems.water()]), CUTOFF, SPECIES, SHIFTS)
+    fitting = partial(module._samples_that_fit, Lowered(), jnp.zeros(8), packed, np.zeros(1, int), (8, 8))
+    assert fitting() == at_once
+    free_bytes = 99
+    with pytest.raises(InputError, match="take a smaller structure"):
+        fitting()
 
 
 def spread_over_devices(path: str) -> None:

@@ -11,7 +11,7 @@ from bnn_jax.atoms import Dataset
 from bnn_jax.atoms.statistics import compute
 from bnn_jax.config import Config
 from bnn_jax.methods import sghmc
-from bnn_jax.predict import EDGES_PER_BATCH, build_predictor, predict
+from bnn_jax.predict import EDGES_PER_BATCH, build_predictor, every_sample, predict
 from bnn_jax.types import Prediction
 from tests import systems
 
@@ -40,7 +40,7 @@ def mixed_list(length: int) -> list[ase.Atoms]:
 def test_lists_of_all_lengths_share_few_compilations() -> None:
     """Structures, atoms and edges double at most once an octave each, from eight on."""
     statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
-    predictor, samples = build_predictor(cheap_apply), jnp.arange(3.0)
+    predictor, samples = build_predictor(every_sample(cheap_apply)), jnp.arange(3.0)
     lengths = [*range(1, 17), 25, 30, 35, 40]
     for length in lengths:
         dataset = Dataset.from_atoms(mixed_list(length))
@@ -84,7 +84,7 @@ def test_long_lists_are_padded_by_an_eighth_at_most() -> None:
 
 def test_neighbouring_lengths_share_a_compilation() -> None:
     statistics = compute(Dataset.from_atoms(mixed_list(3)), CUTOFF)
-    predictor, samples = build_predictor(cheap_apply), jnp.arange(3.0)
+    predictor, samples = build_predictor(every_sample(cheap_apply)), jnp.arange(3.0)
     for length in (122, 123, 127):
         structures = [systems.rattled(systems.water(), 0.01, seed) for seed in range(length)]
         predict(predictor, samples, Dataset.from_atoms(structures), statistics, CUTOFF)

@@ -1,6 +1,7 @@
 """What a potential must know of its training set before it can be built: atomic shifts, scale and coordination."""
 
-from typing import NamedTuple
+import json
+from typing import NamedTuple, Self
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -25,6 +26,23 @@ class Statistics(NamedTuple):
     """Root mean square of the labelled force components, in eV/Angstrom; see :func:`compute` where there are none."""
     avg_num_neighbors: float
     """Mean number of neighbours of an atom; one if there are none, for models divide by it."""
+
+    def to_json(self) -> str:
+        """Text for the header of a file."""
+        return json.dumps(self._asdict() | {"shifts": self.shifts.tolist()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read :meth:`to_json`'s text.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not sound.
+        """
+        found = json.loads(text)
+        species, shifts = tuple(found["species"]), np.array(found["shifts"], np.float64)
+        if shifts.shape != (len(species),) or not species or not all(isinstance(number, int) for number in species):
+            raise ValueError("species and shifts do not fit each other")
+        return cls(species, shifts, float(found["forces_rms"]), float(found["avg_num_neighbors"]))
 
 
 def compute(dataset: Dataset, cutoff: float, isolated_atoms: Dataset | None = None) -> Statistics:

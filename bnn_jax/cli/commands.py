@@ -95,11 +95,26 @@ class Predict:
     """
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    """Run folder, or a posterior file."""
+    """Run folder, a posterior file, or what `bnn-jax export` wrote."""
     structures: Annotated[Positional[str], arg(metavar="IN")]
     """Structures: a file or a known name."""
     out: Annotated[Positional[str], arg(metavar="OUT")]
     """Extended XYZ file to write."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT if it exists."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run's predictor to one file that needs neither the run nor the code of its network.
+
+    The file holds the compiled program in a portable form (for CPU, CUDA and TPU, any number of atoms) and the samples.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a posterior file."""
+    out: Annotated[Positional[str], arg(metavar="OUT")]
+    """File to write."""
     overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
     """Replace OUT if it exists."""
 
@@ -153,6 +168,7 @@ Command = (
     Annotated[Fit, subcommand("fit")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Data, subcommand("data")]
 )

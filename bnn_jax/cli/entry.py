@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
-from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Fit, Predict
+from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Export, Fit, Predict
 
 USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
-_RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Demo: "demo", Data: "data"}
+_RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Export: "export", Demo: "demo", Data: "data"}
 _DESCRIPTION = """Machine-learned interatomic potentials that say how far each of their forces can be trusted.
 
 `bnn-jax COMMAND --help` lists the options of a command; `bnn-jax --version` prints the version."""

@@ -13,6 +13,7 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.sources import load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Predict
+from bnn_jax.export import is_exported, load_exported
 from bnn_jax.methods import Posterior
 from bnn_jax.types import InputError, Predictive
 
@@ -23,20 +24,30 @@ def run(command: Predict) -> None:
     Raises:
         InputError: the run or the structures cannot be used, or OUT exists or cannot be written.
     """
-    out = Path(command.out)
-    if os.path.isdir(out):
-        raise InputError(f"{out} is a folder; name a file.")
-    if os.path.exists(out) and not command.overwrite:
-        raise InputError(f"{out} exists already; give --overwrite to replace it, or choose another name.")
-    if not os.path.isdir(out.parent):
-        raise InputError(f"There is no folder {out.parent} to write {out.name} into; make it or choose another.")
-    posterior = Posterior.load(command.run)
+    out = checked_output(command.out, command.overwrite)
+    posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
     structures = load(command.structures)
     frames = predicted_structures(structures, posterior.predict(structures))
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
     write_text_atomic(out, text.getvalue())
     print(f"{out}: {len(frames)} structures, {posterior.num_samples} samples; energies in eV, forces in eV/Angstrom.")
+
+
+def checked_output(name: str, overwrite: bool) -> Path:
+    """The file to write, before any work.
+
+    Raises:
+        InputError: it is a folder or in none, or exists and is not to be replaced.
+    """
+    out = Path(name)
+    if os.path.isdir(out):
+        raise InputError(f"{out} is a folder; name a file.")
+    if os.path.exists(out) and not overwrite:
+        raise InputError(f"{out} exists already; give --overwrite to replace it, or choose another name.")
+    if not os.path.isdir(out.parent):
+        raise InputError(f"There is no folder {out.parent} to write {out.name} into; make it or choose another.")
+    return out
 
 
 def predicted_structures(structures: Dataset, predictive: Predictive) -> list[ase.Atoms]:

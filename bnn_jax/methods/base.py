@@ -18,8 +18,9 @@ from bnn_jax.atoms.graph import gather_batch, pack
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
+from bnn_jax.export import PLATFORMS, export
 from bnn_jax.model import nequip
-from bnn_jax.predict import build_predictor, predict, spread
+from bnn_jax.predict import Predictor, every_sample
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
@@ -80,13 +81,10 @@ class Posterior:
         return nequip(self.config.model)
 
     @cached_property
-    def _predictor(self):
-        return build_predictor(self.potential.apply)
-
-    @cached_property
-    def spread_samples(self) -> Params:
-        """The samples on the devices that predict with them."""
-        return spread(self.samples)
+    def predictor(self) -> Predictor:
+        """What predictions need of it, compiled once for each shape."""
+        apply_samples = every_sample(self.potential.apply)
+        return Predictor(apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict)
 
     @property
     def num_samples(self) -> int:
@@ -99,10 +97,24 @@ class Posterior:
         Raises:
             InputError: there is no structure, or one holds an element that was not in training.
         """
-        if isinstance(structures, ase.Atoms):
-            structures = [structures]
-        dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
-        return predict(self._predictor, self.spread_samples, dataset, self.statistics, self.config.model.cutoff)
+        return self.predictor.predict(structures)
+
+    def export(self, path: str | Path, platforms: Sequence[str] = PLATFORMS) -> Path:
+        """Write the predictor with its program to one file, for :func:`bnn_jax.load_exported` or plain JAX.
+
+        Unlike that of :meth:`save`, the file can be used without this package's model code.
+
+        Args:
+            path: of the file.
+            platforms: that the program is lowered for, of ``cpu``, ``cuda`` and ``tpu``.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: it cannot be written, or a platform is unknown.
+        """
+        return export(self.potential.apply, self.predictor, path, platforms)
 
     def save(self, path: str | Path) -> Path:
         """Write one self-describing file (``posterior.safetensors`` if ``path`` is a folder); the path is returned.
@@ -112,11 +124,10 @@ class Posterior:
         """
         path = Path(path)
         path = path / POSTERIOR_FILE if path.is_dir() else path
-        statistics = self.statistics._asdict() | {"shifts": self.statistics.shifts.tolist()}
         metadata = {
             "format": FORMAT_VERSION,
             "config": self.config.to_yaml(),
-            "statistics": json.dumps(statistics),
+            "statistics": self.statistics.to_json(),
             "num_chains": str(self.num_chains),
             "num_samples": str(self.num_samples),
             "seed": str(self.seed),
@@ -166,13 +177,9 @@ class Posterior:
 def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     """What the texts of a posterior file say, converted and checked."""
     config = Config.from_yaml_text(metadata["config"], source=str(file))
-    found = json.loads(metadata["statistics"])
-    shifts = np.array(found["shifts"], np.float64)
-    statistics = Statistics(
-        tuple(found["species"]), shifts, float(found["forces_rms"]), float(found["avg_num_neighbors"])
-    )
+    statistics = Statistics.from_json(metadata["statistics"])
     num_samples, num_chains = int(metadata["num_samples"]), int(metadata["num_chains"])
-    if statistics.species != config.model.species or shifts.shape != (len(statistics.species),) or not shifts.size:
+    if statistics.species != config.model.species:
         raise ValueError("species and shifts do not fit the configuration")
     if num_chains < 1 or num_samples < 1 or num_samples % num_chains or not 0 <= int(metadata["num_train"]) < 2**40:
         raise ValueError(f"{num_samples} samples of {num_chains} chains")
@@ -187,8 +194,7 @@ def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
             tuple((int(chain), int(step), str(cause)) for chain, step, cause in sampling["stopped"]),
         )
     if verdict is not None:
-        findings = tuple(str(finding) for finding in verdict["findings"])
-        verdict = Verdict(bool(verdict["is_trusted"]), str(verdict["sentence"]), findings)
+        verdict = Verdict.from_dict(verdict)
     return {
         "config": config,
         "statistics": statistics,

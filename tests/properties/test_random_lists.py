@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bnn_jax.atoms import Dataset, pack
-from bnn_jax.predict import EDGES_PER_BATCH, GrowingSizes, build_predictor, predict
+from bnn_jax.predict import EDGES_PER_BATCH, GrowingSizes, build_predictor, every_sample, predict
 from tests.properties.networks import CUTOFF, NUM_EDGES, NUM_NODES, SPECIES, evaluate, network
 from tests.properties.strategies import for_all, structures, thoroughness
 from tests.test_predict import NUM_SAMPLES, STATISTICS, sample, samples_of, shift_sums
@@ -28,7 +28,7 @@ def filled_up(atoms_list: list[ase.Atoms]) -> list[ase.Atoms]:
 def test_predictions_equal_the_loop_over_samples_and_structures(num_examples: int) -> None:
     """Of every sample, whatever the batch, the padding and the order of the list."""
     net = network("l_max 0")
-    samples, predictor = samples_of(net), build_predictor(net.apply, samples_at_once=3)
+    samples, predictor = samples_of(net), build_predictor(every_sample(net.apply))
 
     def of_list(atoms_list):
         sizes = GrowingSizes(num_nodes=NUM_NODES, num_edges=NUM_EDGES)
@@ -64,7 +64,7 @@ def padded_shape(dataset: Dataset) -> tuple:
 
 @thoroughness
 def test_one_compilation_per_padded_shape(num_examples: int) -> None:
-    predictor, samples = build_predictor(cheap_apply), jnp.arange(3.0)
+    predictor, samples = build_predictor(every_sample(cheap_apply)), jnp.arange(3.0)
     shapes = []
 
     @for_all(num_examples, st.lists(structures(), min_size=1, max_size=24))
