@@ -21,6 +21,7 @@ from bnn_jax import strict_yaml
 from bnn_jax.types import InputError
 
 PresetName = Literal["tiny", "small", "paper"]
+MassName = Literal["diagonal", "kronecker"]
 MAX_LAYERS = 16
 """Hidden layers of a network."""
 
@@ -140,6 +141,11 @@ class SamplerConfig:
     """Decay of the running mean of squared gradients."""
     stability: float = _positive(1e-5, 1e6)
     """Added to the mass."""
+    mass: MassName = "diagonal"
+    """Diagonal in the weights, as algorithm 1 has it, or in the eigenvectors of the Kronecker factors of the squared
+    gradient (:mod:`bnn_jax.sampling.kronecker`), which are learnt and frozen with it."""
+    basis_every: int = _within(20, 1, 10**9)
+    """Steps between turns of that basis while it is learnt."""
     convergence_steps: int = _within(10_000, 1, 10**9)
     """Steps before the first sample."""
     step_size_first: float = _positive(1e-2, 1e30)
@@ -259,6 +265,11 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
             return float(value)
     if hint in (int, float, bool, str) and type(value) is hint:
         return value
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value in choices and isinstance(value, str):
+            return value
+        raise InputError(f"Key {key} in {source} must be one of {', '.join(choices)}, not {reprlib.repr(value)}.")
     wanted = getattr(hint, "__name__", str(hint)) if hint in (int, float, bool, str) else "a list"
     raise InputError(f"Key {key} in {source} must be {wanted}, not {reprlib.repr(value)}.")
 

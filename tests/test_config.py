@@ -16,7 +16,7 @@ NUMBERS = [
     (section, field.name)
     for section, kind in SECTIONS.items()
     for field in dataclasses.fields(kind)
-    if not isinstance(field.default, bool)
+    if not isinstance(field.default, bool | str)
 ]
 
 

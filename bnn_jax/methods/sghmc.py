@@ -80,7 +80,8 @@ def fit(
     run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
     require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
     chunk, plan, position = build_chains(rng_key, packed, config, devices_per_chain)
-    states = jax.vmap(chain.init)(jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains), position)
+    keys = jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains)
+    states = jax.vmap(lambda key, start: chain.init(key, start, config.sampler.mass))(keys, position)
     data = chunk.place(packed)
     longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
     lowered = chunk.lower(states, data, longest_plan)
@@ -170,7 +171,7 @@ def build_chains(
     position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(keys)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
     mesh = chain_mesh(sampler.num_chains, devices_per_chain)
-    return chain.build_chunk(step, minibatch, mesh), plan, position
+    return chain.build_chunk(step, minibatch, mesh, chain.build_turn(sampler)), plan, position
 
 
 def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from bnn_jax.config import SamplerConfig
+from bnn_jax.config import MassName, SamplerConfig
 from bnn_jax.devices import placed
-from bnn_jax.sampling import amsgrad, diagnostics, schedule, sghmc
+from bnn_jax.sampling import amsgrad, diagnostics, kronecker, schedule, sghmc
 from bnn_jax.types import Params, PRNGKey
 
 
@@ -31,6 +31,8 @@ class ChainState(NamedTuple):
     """Fixed for the whole chain."""
     sampler: sghmc.SGHMCState
     mass: amsgrad.AMSGradState
+    """Learnt in the coordinates of ``basis``, in which the momentum is given too."""
+    basis: kronecker.Basis
     step_scale: Float[Array, ""]
     """Factor on the schedule's step sizes: 1, halved each time that a divergence asks for it."""
 
@@ -49,11 +51,11 @@ class StepInfo(NamedTuple):
     """The auxiliary output of ``value_and_grad_fn``."""
 
 
-def init(rng_key: PRNGKey, position: Params) -> ChainState:
-    """A chain at rest at ``position``, with no mass yet."""
-    return ChainState(
-        jnp.zeros((), jnp.int32), rng_key, sghmc.init(position), amsgrad.init(position), jnp.ones((), jnp.float32)
-    )
+def init(rng_key: PRNGKey, position: Params, mass: MassName = "diagonal") -> ChainState:
+    """A chain at rest at ``position``, with no mass yet, which will be diagonal in the weights or in another basis."""
+    basis = kronecker.init(position) if mass == "kronecker" else ()
+    step, step_scale = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
+    return ChainState(step, rng_key, sghmc.init(position), amsgrad.init(position), basis, step_scale)
 
 
 def halve_step(state: ChainState) -> ChainState:
@@ -80,29 +82,67 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
     freeze_step = schedule.freeze_step(config)
 
     def step(state: ChainState, minibatch: Any) -> tuple[ChainState, StepInfo]:
-        (log_density, estimate), gradient = value_and_grad_fn(state.sampler.position, minibatch)
+        position, basis = state.sampler.position, state.basis
+        (log_density, estimate), gradient = value_and_grad_fn(position, minibatch)
         mean_gradient = jax.tree.map(lambda g: g / data_size, gradient)
-        adapted = amsgrad.update(state.mass, mean_gradient, config.beta)
+        adapted = (
+            amsgrad.update(state.mass, kronecker.to_basis(basis, mean_gradient), config.beta),
+            kronecker.update(basis, mean_gradient),
+        )
         adapting = schedule.mass_is_adapting(state.step, freeze_step)
-        mass = jax.tree.map(lambda new, old: jnp.where(adapting, new, old), adapted, state.mass)
+        mass, basis = jax.tree.map(lambda new, old: jnp.where(adapting, new, old), adapted, (state.mass, basis))
         step_size = state.step_scale * schedule.step_size(state.step, config)
         previous_step_size = state.step_scale * schedule.step_size(state.step - 1, config)
         temperature = schedule.temperature(state.step, config)
-        sampler, info = kernel(
+        # The kernel moves from zero in the coordinates of the basis: to turn the position there and back at every step
+        # would add up rounding errors.
+        at_rest = state.sampler._replace(position=jax.tree.map(jnp.zeros_like, position))
+        moved, info = kernel(
             jax.random.fold_in(state.rng_key, state.step),
-            sghmc.rescale_momentum(state.sampler, previous_step_size, step_size),
-            lambda *_: gradient,  # the mass has already asked for it
+            sghmc.rescale_momentum(at_rest, previous_step_size, step_size),
+            lambda *_: kronecker.to_basis(basis, gradient),  # the mass has already asked for it
             minibatch,
             step_size,
             amsgrad.inverse_mass(mass, config.beta, config.stability),
             temperature,
         )
-        new_state = ChainState(state.step + 1, state.rng_key, sampler, mass, state.step_scale)
+        displacement = kronecker.from_basis(basis, moved.position)
+        sampler = moved._replace(position=jax.tree.map(jnp.add, position, displacement))
+        new_state = ChainState(state.step + 1, state.rng_key, sampler, mass, basis, state.step_scale)
         descent = jax.tree.map(jnp.negative, gradient)
-        configurational = diagnostics.configurational_temperature(state.sampler.position, descent)
+        configurational = diagnostics.configurational_temperature(position, descent)
         return new_state, StepInfo(step_size, temperature, -log_density, configurational, info, estimate)
 
     return step
+
+
+def build_turn(config: SamplerConfig) -> Callable[[ChainState], ChainState]:
+    """What chains do between two steps: now and then, while the mass is learnt, their bases turn.
+
+    It is apart from the step because its decompositions cost as much as several steps, and under ``vmap`` a step cannot
+    leave them out.
+
+    Args:
+        config: the sampler's settings.
+
+    Returns:
+        A function of the states of all chains, which have a leading axis.
+    """
+    freeze_step = schedule.freeze_step(config)
+
+    def turn(state: ChainState) -> ChainState:
+        basis = kronecker.turn(state.basis)
+        momentum = kronecker.to_basis(basis, kronecker.from_basis(state.basis, state.sampler.momentum))
+        return state._replace(basis=basis, sampler=state.sampler._replace(momentum=momentum))
+
+    def turn_where_due(states: ChainState) -> ChainState:
+        if not states.basis:
+            return states
+        due = (states.step > 0) & (states.step % config.basis_every == 0) & (states.step < freeze_step)
+        select = jax.vmap(lambda is_due, new, old: jax.tree.map(lambda a, b: jnp.where(is_due, a, b), new, old))
+        return jax.lax.cond(jnp.any(due), lambda old: select(due, jax.vmap(turn)(old), old), lambda old: old, states)
+
+    return turn_where_due
 
 
 @dataclass(frozen=True)
@@ -142,7 +182,7 @@ def mean_over_devices(value_and_grad_fn: Callable) -> Callable:
     return mean
 
 
-def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh) -> Chunk:
+def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callable = lambda states: states) -> Chunk:
     """Many steps of many chains in one compiled call, the chains spread evenly over devices.
 
     Chains never communicate: each device runs its own loop over its own chains. Only where several devices share the
@@ -152,6 +192,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh) -> Chunk:
         step: from :func:`build_step`.
         minibatch_fn: ``(data, indices) -> minibatch``, pure, of the indices of one device.
         mesh: axis ``chain``, which divides the chains, and ``data``, which divides each minibatch.
+        turn: from :func:`build_turn`, before each step.
 
     Returns:
         ``chunk(states, data, plan [step, chain, batch], num_steps) -> (states, infos [step, chain])``, jitted; it takes
@@ -178,7 +219,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh) -> Chunk:
 
         def body(index: Array, carry: tuple) -> tuple:
             states, infos = carry
-            states, info = all_chains(states, data, plan[index])
+            states, info = all_chains(turn(states), data, plan[index])
             return states, jax.tree.map(lambda all_, one: all_.at[index].set(one), infos, info)
 
         return jax.lax.fori_loop(0, num_steps, body, (states, infos))
