@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.peers.systems import ethanol_structures
+from benchmarks.peers.systems import displaced_structures
 from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_size_needed, gather_batch, pack
 from bnn_jax.config import Config, PresetName
 from bnn_jax.devices import sample_mesh
@@ -50,7 +50,7 @@ def build_case(preset: PresetName) -> Case:
     """A preset, with one chain, fitted to the statistics of :data:`DATA_SIZE` structures of ethanol."""
     config = Config.preset(preset)
     config = replace(config, sampler=replace(config.sampler, num_chains=1))
-    dataset = Dataset.from_atoms(ethanol_structures(DATA_SIZE))
+    dataset = Dataset.from_atoms(displaced_structures(DATA_SIZE))
     statistics = dataset.statistics(config.model.cutoff)
     config = replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(dataset, config.model.cutoff, statistics.species, statistics.shifts)

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `python benchmarks/faults.py` works too
 
-from benchmarks.peers.compare import environment
+from benchmarks.timing import machine
 from bnn_jax.checkpoint import DamagedFileError, load_arrays
 
 SETTINGS = {
@@ -348,7 +348,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for outcome in campaign(Path(folder), options.scale, options.seed, options.only):
             print(f"| {' | '.join(str(value) for value in outcome)} |", flush=True)
-    print(f"\nSeed {options.seed}. {environment([])}")
+    print(f"\nSeed {options.seed}. {machine()}")
 
 
 if __name__ == "__main__":

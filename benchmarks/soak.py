@@ -21,8 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.peers.compare import environment
-from benchmarks.timing import head, row
+from benchmarks.timing import head, machine, row
 
 NUM_WINDOWS = 10
 
@@ -120,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         looks = watch(Path(folder) / "run", options.steps)
     print(table(looks, options.steps))
-    print(f"\n{environment([])}")
+    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,32 @@
 """Paired timings, and Markdown."""
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.peers import compare
+
+def machine(more: Mapping[str, str] = {}) -> str:
+    """Hardware, load, versions and ``more`` of the kind in one line, to stand beside every table."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    packages = {name: version(name) for name in ("jax", "flax", "e3nn-jax")} | dict(more)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    listed = ", ".join(f"{name} {number}" for name, number in packages.items())
+    return f"{cpu}, {os.cpu_count()} cores, load average {load}; Python {platform.python_version()}, {listed}."
 
 
-def environment() -> str:
-    """Hardware, load, versions and JAX's device in one line, to stand beside every table."""
-    return f"{compare.environment([])} Device: {jax.devices()[0].device_kind}."
+def environment(more: Mapping[str, str] = {}) -> str:
+    """:func:`machine` and JAX's device."""
+    return f"{machine(more)} Device: {jax.devices()[0].device_kind}."
 
 
 def paired(calls: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[float]]:

@@ -1,132 +1,174 @@
-"""Time per training step on the CPU: this package, mir-group/nequip (PyTorch) and a plain e3nn-jax NequIP.
+"""Training steps and predictions: this package, mir-group/nequip (PyTorch) and a plain e3nn-jax NequIP.
 
 From the repository's root::
 
     python -m benchmarks.peers.compare --nequip-python PATH
 
 where PATH is the interpreter of an environment with PyTorch and nequip (``pip install torch nequip``); without it that
-peer is left out. All see the same batches of displaced ethanol at the same hyper-parameters, in float32 and with all
-cores. They take turns, round by round, so that what else the machine does meets them alike. The table is Markdown.
+peer is left out. ``--nequip-compile`` adds nequip's compile mode, which takes minutes to compile each case. All see the
+same batches of displaced molecules or crystals at the same hyper-parameters, in float32, on JAX's and PyTorch's default
+devices and with all cores. They take turns, round by round, so that what else the machine does meets them alike. The
+table is Markdown.
+
+A training step of this package is one of SGHMC, of the others one of Adam on energies and forces. Predictions are
+energies and forces, with this package also the standard deviations, of one sample of the weights.
 """
 
 import argparse
 import dataclasses
 import json
-import math
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks.peers import plain_e3nn, systems
-from bnn_jax.config import ModelConfig
+from benchmarks.timing import environment, head, median_ratio, row
+from bnn_jax import atoms, posterior
+from bnn_jax.config import ModelConfig, SamplerConfig
+from bnn_jax.model import nequip
+from bnn_jax.sampling import chain
 
 REPOSITORY = Path(__file__).parents[2]
-WARM_UP_STEPS = 5
+WARM_UP_CALLS = 5
+TASKS = {"step": "training step", "predict": "energies and forces"}
+REFERENCE = "bnn_jax"
 
 
 class Case(NamedTuple):
-    """Hyper-parameters that vary; the others are the defaults of ``ModelConfig``."""
+    """The system and the hyper-parameters that vary; the others are the defaults of ``ModelConfig``."""
 
     l_max: int
     num_features: int
     num_blocks: int
     batch_size: int
+    system: str = "ethanol"
 
     def config(self) -> ModelConfig:
-        """The model's configuration for ethanol, where every atom has 8 neighbours within 5 Angstrom."""
-        return ModelConfig(
-            l_max=self.l_max,
-            num_features=self.num_features,
-            num_blocks=self.num_blocks,
-            species=systems.SPECIES,
-            avg_num_neighbors=8.0,
+        """The model's configuration."""
+        config = ModelConfig(l_max=self.l_max, num_features=self.num_features, num_blocks=self.num_blocks)
+        batch = systems.displaced_batch(self.batch_size, config.cutoff, self.system)
+        return dataclasses.replace(
+            config, species=systems.species_of(self.system), avg_num_neighbors=batch.avg_num_neighbors
         )
 
     def __str__(self) -> str:
-        return f"l_max {self.l_max}, {self.num_features} features, {self.num_blocks} blocks, batch {self.batch_size}"
+        model = f"l_max {self.l_max}, {self.num_features} features, {self.num_blocks} blocks, batch {self.batch_size}"
+        return model if self.system == "ethanol" else f"{self.system}, {model}"
 
 
-CASES = (Case(1, 32, 3, 10), Case(2, 32, 3, 5), Case(2, 64, 4, 2))
+CASES = (
+    Case(1, 32, 3, 10),
+    Case(2, 32, 3, 5),
+    Case(2, 64, 4, 2),
+    Case(1, 16, 3, 10),
+    Case(1, 64, 3, 10),
+    Case(2, 16, 3, 5),
+    Case(2, 64, 3, 5),
+    Case(1, 32, 3, 5, "biphenyl"),
+    Case(2, 32, 3, 5, "biphenyl"),
+    Case(1, 32, 3, 2, "silicon 64"),
+    Case(2, 32, 3, 2, "silicon 64"),
+    Case(1, 32, 3, 2, "silicon 512"),
+    Case(2, 16, 3, 2, "silicon 512"),
+    Case(2, 32, 3, 1, "silicon 512"),
+)
+DEFAULT_CASES = (0, 1, 2, 7, 9)
+"""Those of a few minutes."""
 
 
 class Runner(NamedTuple):
-    """One implementation, built and warm."""
+    """One implementation of one task, built and warm."""
 
-    time_steps: Callable[[int], list[float]]
-    """Wall time in ms of each of so many steps."""
+    time_calls: Callable[[int], list[float]]
+    """Wall time in ms of each of so many calls."""
     num_parameters: int
+
+
+Builder = Callable[[Case, str], Runner]
+"""From a case and a task of :data:`TASKS`."""
 
 
 class Unavailable(Exception):
     """An implementation cannot take part; the message says why."""
 
 
-def time_steps(step: Callable[[], Any], num_steps: int) -> list[float]:
-    """Wall time of each of ``num_steps`` steps, in ms; ``step`` returns the arrays to wait for."""
+def time_calls(call: Callable[[], Any], num_calls: int) -> list[float]:
+    """Wall time of each of ``num_calls`` calls, in ms; ``call`` returns the arrays to wait for."""
     times = []
-    for _ in range(num_steps):
+    for _ in range(num_calls):
         start = time.perf_counter()
-        jax.block_until_ready(step())
+        jax.block_until_ready(call())
         times.append(1e3 * (time.perf_counter() - start))
     return times
 
 
-def ours(case: Case) -> Runner:
-    """One SGHMC step of the package: log posterior, its gradient, mass adaptation and the injected noise."""
-    from bnn_jax import atoms, posterior
-    from bnn_jax.config import SamplerConfig
-    from bnn_jax.model.potential import nequip
-    from bnn_jax.sampling import chain
-
+def ours(case: Case, task: str) -> Runner:
+    """This package: an SGHMC step (log posterior, its gradient, mass, noise), or one sample's prediction."""
     config = case.config()
-    structures = systems.ethanol_structures(case.batch_size)
-    packed = atoms.pack(atoms.Dataset.from_atoms(structures), config.cutoff, config.species, [0.0] * 3)
-    indices = jnp.arange(case.batch_size)
+    dataset = atoms.Dataset.from_atoms(systems.displaced_structures(case.batch_size, case.system))
+    packed = atoms.pack(dataset, config.cutoff, config.species, [0.0] * len(config.species))
+    indices = list(range(case.batch_size))
     batch = jax.block_until_ready(atoms.gather_batch(packed, indices, *atoms.batch_size_needed(packed, indices)))
     potential = nequip(config)
+    params = potential.init(jax.random.key(0), batch.graph)
+    if task == "predict":
+        predict = jax.jit(lambda params, graph: potential.apply(params, graph)._replace(features=None))
+        return _runner(lambda: predict(params, batch.graph), params)
     estimate = posterior.log_density_estimator(
         potential.apply, posterior.normal_log_prior, data_size=1000, stress_std=0.002
     )
     step = jax.jit(chain.build_step(posterior.value_and_grad_estimator(estimate), 1000, SamplerConfig()))
-    params = potential.init(jax.random.key(0), batch.graph)
-    return _jitted(lambda state: step(state, batch)[0], chain.init(jax.random.key(1), params), params)
+    return _runner(_advance(lambda state: step(state, batch)[0], chain.init(jax.random.key(1), params)), params)
 
 
-def plain(case: Case) -> Runner:
-    """One Adam step of the plain e3nn-jax NequIP on mean squared errors."""
-    batch = systems.ethanol_batch(case.batch_size, case.config().cutoff)
-    arrays = tuple(jnp.asarray(array, jnp.int32 if array.dtype.kind == "i" else jnp.float32) for array in batch)
-    init, step = plain_e3nn.build_step(case.config(), batch.num_structures)
+def plain(case: Case, task: str) -> Runner:
+    """The plain e3nn-jax NequIP: an Adam step on mean squared errors, or a prediction."""
+    config = case.config()
+    batch = jax.device_put(systems.displaced_batch(case.batch_size, config.cutoff, case.system).single_precision())
+    if task == "predict":
+        init, predict = plain_e3nn.build_predict(config)
+        params, jitted = init(jax.random.key(0)), jax.jit(predict)
+        return _runner(lambda: jitted(params, batch), params)
+    init, step = plain_e3nn.build_step(config)
     state = init(jax.random.key(0))
-    return _jitted(lambda state: step(state, arrays)[0], state, state[0])
+    return _runner(_advance(lambda state: step(state, batch)[0], state), state[0])
 
 
-def _jitted(step: Callable[[Any], Any], state: Any, params: Any) -> Runner:
+def _advance(step: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
+    """Each call takes one step further."""
+
     def advance() -> Any:
         nonlocal state
         state = step(state)
         return state
 
-    time_steps(advance, WARM_UP_STEPS)
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Runner(lambda num_steps: time_steps(advance, num_steps), num_parameters)
+    return advance
+
+
+def _runner(call: Callable[[], Any], params: Any) -> Runner:
+    time_calls(call, WARM_UP_CALLS)
+    return Runner(partial(time_calls, call), sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 class NequIPProcess:
     """The PyTorch peer behind a pipe; the same process serves all cases."""
 
-    def __init__(self, interpreter: str) -> None:
+    def __init__(self, interpreter: str, mode: str, type_embedding: int | None) -> None:
+        """Start it.
+
+        Args:
+            interpreter: of an environment with PyTorch and nequip.
+            mode: ``eager`` or ``compile``.
+            type_embedding: width of the species embedding; None for nequip's own.
+        """
+        self.mode, self.type_embedding = mode, type_embedding
         try:
             self.process = subprocess.Popen(
                 [interpreter, "-m", "benchmarks.peers.nequip_step", "--serve"],
@@ -157,14 +199,16 @@ class NequIPProcess:
             raise Unavailable(answer["error"])
         return answer
 
-    def runner(self, case: Case, compile_mode: str, type_embedding: int | None) -> Runner:
-        """One Adam step of nequip on mean squared errors."""
+    def build(self, case: Case, task: str) -> Runner:
+        """An Adam step of nequip on mean squared errors, or a prediction."""
         config = dataclasses.asdict(case.config())
-        if type_embedding is not None:
-            config["type_embed_num_features"] = type_embedding
-        built = self.ask({"build": config, "batch_size": case.batch_size, "compile_mode": compile_mode})
+        if self.type_embedding is not None:
+            config["type_embed_num_features"] = self.type_embedding
+        about = {"task": task, "system": case.system, "batch_size": case.batch_size, "mode": self.mode}
+        built = self.ask({"build": {"config": config} | about})
         self.versions = built["versions"]
-        return Runner(lambda num_steps: self.ask({"steps": num_steps})["times_ms"], built["num_parameters"])
+        time_calls = lambda num_calls: self.ask({"time": task, "num_calls": num_calls})["times_ms"]  # noqa: E731
+        return Runner(time_calls, built["num_parameters"])
 
     def close(self) -> None:
         """End the process."""
@@ -173,71 +217,65 @@ class NequIPProcess:
         self.process.wait(timeout=60)
 
 
-def compare(case: Case, builders: dict[str, Callable[[Case], Runner]], num_rounds: int, num_steps: int) -> list[str]:
-    """Rows of the table for one case: all implementations in turn, ``num_rounds`` times ``num_steps`` steps each."""
-    runners: dict[str, Runner] = {}
-    times: dict[str, list[float]] = {}
+def compare(case: Case, builders: dict[str, Builder], num_rounds: int, num_calls: int) -> list[str]:
+    """Rows of the table for one case: all in turn, ``num_rounds`` times ``num_calls`` calls each."""
+    runners: dict[tuple[str, str], Runner] = {}
     for name, build in builders.items():
-        try:
-            runners[name], times[name] = build(case), []
-        except Unavailable as error:
-            print(f"{name} is left out of {case}: {error}", file=sys.stderr)
+        for task, description in TASKS.items():
+            try:
+                runners[name, task] = build(case, task)
+            except Unavailable as error:
+                print(f"{name}, {description}, is left out of {case}: {error}", file=sys.stderr)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
     for _ in range(num_rounds):
-        for name, runner in runners.items():
-            times[name] += runner.time_steps(num_steps)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    reference = medians.get("bnn_jax", math.nan)
-    return [
-        f"| {case} | {name} | {runners[name].num_parameters:,} | {medians[name]:.1f} | {min(times[name]):.1f}"
-        f" | {len(times[name])} | {medians[name] / reference:.2f} |"
-        for name in runners
-    ]
+        for key, runner in runners.items():
+            times[key].append(statistics.median(runner.time_calls(num_calls)))
 
+    def figures(name: str, task: str) -> list[str]:
+        if (name, task) not in times:
+            return ["", ""]
+        ratio = median_ratio(times[name, task], times[REFERENCE, task])
+        return [f"{statistics.median(times[name, task]):.2f}", f"{ratio:.2f}"]
 
-def environment(processes: list[NequIPProcess]) -> str:
-    """Hardware and versions in one line."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
-    packages = {name: version(name) for name in ("jax", "flax", "e3nn-jax")}
-    for process in processes:
-        packages |= process.versions
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    listed = ", ".join(f"{name} {number}" for name, number in packages.items())
-    return f"{cpu}, {os.cpu_count()} cores, load average {load}; Python {platform.python_version()}, {listed}."
+    rows = []
+    for name in dict.fromkeys(name for name, _ in runners):
+        num_parameters = next(runner.num_parameters for (who, _), runner in runners.items() if who == name)
+        rows.append(row(case, name, f"{num_parameters:,}", *figures(name, "step"), *figures(name, "predict")))
+    return rows
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listed = "".join(f"\n  {index:2}  {case}" for index, case in enumerate(CASES))
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nCases:{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nequip-python", help="interpreter of an environment with PyTorch and nequip")
-    parser.add_argument("--nequip-compile", action="store_true", help="also time nequip's torch.compile mode")
+    parser.add_argument("--nequip-compile", action="store_true", help="also time nequip's compile mode")
     parser.add_argument("--nequip-type-embedding", type=int, help="width of nequip's species embedding")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="steps of each implementation in a round")
-    parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="indices of the cases")
+    parser.add_argument("--calls", type=int, default=20, help="calls of each implementation and task in a round")
+    parser.add_argument("--cases", type=int, nargs="+", default=DEFAULT_CASES, help="indices of the cases")
     arguments = parser.parse_args()
 
     processes: list[NequIPProcess] = []
-    builders: dict[str, Callable[[Case], Runner]] = {"bnn_jax": ours, "plain e3nn-jax": plain}
+    builders: dict[str, Builder] = {REFERENCE: ours, "plain e3nn-jax": plain}
     if arguments.nequip_python is None:
         print("nequip is left out: no --nequip-python was given.", file=sys.stderr)
     else:
         try:
             for mode in ("eager", "compile") if arguments.nequip_compile else ("eager",):
-                processes.append(NequIPProcess(arguments.nequip_python))
-                builders[f"nequip ({mode})"] = partial(
-                    processes[-1].runner, compile_mode=mode, type_embedding=arguments.nequip_type_embedding
-                )
+                processes.append(NequIPProcess(arguments.nequip_python, mode, arguments.nequip_type_embedding))
+                builders[f"nequip ({mode})"] = processes[-1].build
         except Unavailable as error:
             print(f"nequip is left out: {error}.", file=sys.stderr)
 
-    print("| case | implementation | parameters | median ms/step | min ms/step | n | median / bnn_jax |")
-    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
+    columns = [name for task in TASKS.values() for name in (f"{task}, ms", f"/ {REFERENCE}")]
+    print(head("case", "implementation", "parameters", *columns), flush=True)
     for index in arguments.cases:
-        print("\n".join(compare(CASES[index], builders, arguments.rounds, arguments.steps)), flush=True)
-    print(f"\n{environment(processes)}")
+        print("\n".join(compare(CASES[index], builders, arguments.rounds, arguments.calls)), flush=True)
+    versions = {name: value for process in processes for name, value in process.versions.items()}
+    print(f"\nMedians of {arguments.rounds} rounds of {arguments.calls} calls. {environment(versions)}")
     for process in processes:
         process.close()
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from benchmarks.peers.systems import StructureBatch
 from bnn_jax.config import ModelConfig
 
 Params = Any
@@ -124,9 +125,9 @@ def build(config: ModelConfig) -> tuple[Callable[[jax.Array], Params], Apply]:
 
     Returns:
         ``init(rng_key) -> params`` and ``apply(params, species, positions, senders, receivers, structure_index,
-        num_structures) -> (energy, forces)``: energies [structure] in eV without shifts, forces [atom, 3] in
-        eV/Angstrom. ``species`` indexes ``config.species``; ``num_structures`` is a Python int; edges must have
-        non-zero length (no padding).
+        num_structures, images=0.0) -> (energy, forces)``: energies [structure] in eV without shifts, forces [atom, 3]
+        in eV/Angstrom. ``species`` indexes ``config.species``; ``num_structures`` is a Python int; ``images`` are the
+        lattice vectors, in Angstrom, that each sender is displaced by; edges must have non-zero length (no padding).
 
     Raises:
         ValueError: the configuration asks for a layer norm, or names no species.
@@ -149,9 +150,11 @@ def build(config: ModelConfig) -> tuple[Callable[[jax.Array], Params], Apply]:
         receivers: Int[Array, " edge"],
         structure_index: Int[Array, " atom"],
         num_structures: int,
+        images: Float[Array, "edge 3"] | float = 0.0,
     ) -> tuple[Float[Array, " structure"], Float[Array, "atom 3"]]:
         def total_energy(positions: Float[Array, "atom 3"]) -> tuple[Float[Array, ""], Float[Array, " structure"]]:
-            atom_energies = model.apply(params, positions[senders] - positions[receivers], species, senders, receivers)
+            vectors = positions[senders] + images - positions[receivers]
+            atom_energies = model.apply(params, vectors, species, senders, receivers)
             energy = config.scale * e3nn.scatter_sum(atom_energies, dst=structure_index, output_size=num_structures)
             return jnp.sum(energy), energy
 
@@ -161,19 +164,31 @@ def build(config: ModelConfig) -> tuple[Callable[[jax.Array], Params], Apply]:
     return init, apply
 
 
-def build_step(config: ModelConfig, num_structures: int, learning_rate: float = 1e-3) -> tuple[Callable, Callable]:
+def build_predict(config: ModelConfig) -> tuple[Callable[[jax.Array], Params], Callable]:
+    """``init(rng_key) -> params`` and ``predict(params, batch) -> (energy, forces)``, as :func:`build` has them."""
+    init, apply = build(config)
+
+    def predict(params: Params, batch: StructureBatch) -> tuple[Float[Array, " structure"], Float[Array, "atom 3"]]:
+        cell = batch.cell[batch.structure_index[batch.receivers]]
+        images = jnp.einsum("ei,eij->ej", batch.shifts, cell)
+        graph = batch.species, batch.positions, batch.senders, batch.receivers, batch.structure_index
+        return apply(params, *graph, batch.num_structures, images)
+
+    return init, predict
+
+
+def build_step(config: ModelConfig, learning_rate: float = 1e-3) -> tuple[Callable, Callable]:
     """A jitted Adam step on the mean squared errors of energies and forces, the loss that the PyTorch peer takes.
 
     Args:
         config: hyper-parameters.
-        num_structures: of every batch.
         learning_rate: of Adam.
 
     Returns:
-        ``init(rng_key) -> state`` and ``step(state, arrays) -> (state, loss)``, where ``arrays`` are species,
-        positions, senders, receivers, structure_index, energy and forces.
+        ``init(rng_key) -> state`` and ``step(state, batch) -> (state, loss)``, where the state begins with the
+        parameters.
     """
-    init_params, apply = build(config)
+    init_params, predict = build_predict(config)
     optimizer = optax.adam(learning_rate)
 
     def init(rng_key: jax.Array) -> tuple[Params, optax.OptState]:
@@ -181,12 +196,12 @@ def build_step(config: ModelConfig, num_structures: int, learning_rate: float = 
         return params, optimizer.init(params)
 
     @jax.jit
-    def step(state: tuple[Params, optax.OptState], arrays: tuple) -> tuple[tuple[Params, optax.OptState], Array]:
-        *graph, energy, forces = arrays
-
+    def step(
+        state: tuple[Params, optax.OptState], batch: StructureBatch
+    ) -> tuple[tuple[Params, optax.OptState], Float[Array, ""]]:
         def loss_fn(params: Params) -> Float[Array, ""]:
-            predicted_energy, predicted_forces = apply(params, *graph, num_structures)
-            return jnp.mean((predicted_energy - energy) ** 2) + jnp.mean((predicted_forces - forces) ** 2)
+            energy, forces = predict(params, batch)
+            return jnp.mean((energy - batch.energy) ** 2) + jnp.mean((forces - batch.forces) ** 2)
 
         params, optimizer_state = state
         loss, gradient = jax.value_and_grad(loss_fn)(params)

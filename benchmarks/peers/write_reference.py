@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.nequip_step import build_model, to_torch
-from benchmarks.peers.systems import SPECIES, ethanol_batch
+from benchmarks.peers.systems import SPECIES, displaced_batch
 
 CONFIG = {
     "cutoff": 3.0,
@@ -36,7 +36,7 @@ PATH = Path(__file__).parents[2] / "tests" / "references" / "data" / "nequip_0_1
 def main() -> None:
     """Evaluate in float64 and save."""
     model = build_model(CONFIG, seed=3, dtype="float64").eval()
-    batch = ethanol_batch(NUM_STRUCTURES, CONFIG["cutoff"])
+    batch = displaced_batch(NUM_STRUCTURES, CONFIG["cutoff"])
     output = model(to_torch(batch))
     weights = {f"weight:{name}": tensor.detach().numpy() for name, tensor in model.named_parameters()}
     # e3nn estimates the second moments of its activations from random numbers: part of the model, though no parameter

@@ -53,11 +53,11 @@ def test_plain_nequip_equals_the_original(reference: dict[str, np.ndarray]) -> N
 
 
 def test_ethanol_batch_has_every_pair_within_five_angstrom() -> None:
-    batch = systems.ethanol_batch(num_structures=3, cutoff=5.0)
+    batch = systems.displaced_batch(num_structures=3, cutoff=5.0)
     assert batch.avg_num_neighbors == 8
     assert batch.num_structures == 3
     assert (batch.structure_index[batch.senders] == batch.structure_index[batch.receivers]).all()
-    assert (np.asarray(systems.SPECIES)[batch.species[:9]] == systems.ethanol_structures(1)[0].numbers).all()
+    assert (np.asarray(systems.SPECIES)[batch.species[:9]] == systems.displaced_structures(1)[0].numbers).all()
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_plain_nequip_refuses_what_it_cannot_build(config: ModelConfig, message:
 
 
 def test_training_step_lowers_the_loss() -> None:
-    batch = systems.ethanol_batch(num_structures=2, cutoff=5.0)
+    batch = systems.displaced_batch(num_structures=2, cutoff=5.0)
     config = ModelConfig(num_blocks=2, num_features=4, radial_hidden=(8,), species=systems.SPECIES)
-    init, step = plain_e3nn.build_step(config, batch.num_structures)
-    arrays = tuple(np.asarray(array, np.int32 if array.dtype.kind == "i" else np.float32) for array in batch)
-    state, first = step(init(jax.random.key(0)), arrays)
+    init, step = plain_e3nn.build_step(config)
+    batch = batch.single_precision()
+    state, first = step(init(jax.random.key(0)), batch)
     for _ in range(20):
-        state, last = step(state, arrays)
+        state, last = step(state, batch)
     assert last < first
