@@ -1,4 +1,4 @@
-"""What the benchmarks time: one SGHMC step, and predictions, of a preset on displaced ethanol."""
+"""What the benchmarks time: SGHMC steps and predictions of a preset on displaced molecules or crystals."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.peers.systems import displaced_structures
 from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_size_needed, gather_batch, pack
 from bnn_jax.config import Config, PresetName
-from bnn_jax.devices import sample_mesh
+from bnn_jax.devices import placed, sample_mesh
 from bnn_jax.methods import sghmc
 from bnn_jax.methods.base import example_graph, fill_model_config
 from bnn_jax.model import nequip
@@ -34,10 +34,9 @@ class Case(NamedTuple):
     statistics: Statistics
     packed: PackedData
 
-    def minibatch(self) -> Batch:
-        """A minibatch of the sampler, padded as ``fit`` pads it."""
-        batch_size = self.config.sampler.batch_size
-        return gather_batch(self.packed, jnp.arange(batch_size), *sghmc.batch_bound(self.packed, batch_size))
+    def batch(self, num_structures: int) -> Batch:
+        """The first so many structures, padded as ``fit`` pads a minibatch."""
+        return gather_batch(self.packed, jnp.arange(num_structures), *sghmc.batch_bound(self.packed, num_structures))
 
     def params(self, num_samples: int) -> Params:
         """Initial weights, which cost what samples of the posterior cost."""
@@ -46,11 +45,20 @@ class Case(NamedTuple):
         return jax.jit(jax.vmap(lambda key: self.potential.init(key, graph)))(keys)
 
 
-def build_case(preset: PresetName) -> Case:
-    """A preset, with one chain, fitted to the statistics of :data:`DATA_SIZE` structures of ethanol."""
+def build_case(
+    preset: PresetName, num_chains: int = 1, system: str = "ethanol", num_structures: int = DATA_SIZE
+) -> Case:
+    """A preset fitted to the statistics of a data set.
+
+    Args:
+        preset: its name.
+        num_chains: instead of the preset's.
+        system: a name of :data:`benchmarks.peers.systems.SYSTEMS`.
+        num_structures: of the data set.
+    """
     config = Config.preset(preset)
-    config = replace(config, sampler=replace(config.sampler, num_chains=1))
-    dataset = Dataset.from_atoms(displaced_structures(DATA_SIZE))
+    config = replace(config, sampler=replace(config.sampler, num_chains=num_chains))
+    dataset = Dataset.from_atoms(displaced_structures(num_structures, system))
     statistics = dataset.statistics(config.model.cutoff)
     config = replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(dataset, config.model.cutoff, statistics.species, statistics.shifts)
@@ -64,10 +72,11 @@ def build_estimate(case: Case) -> Callable:
 
 
 def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...]]:
-    """So many steps of one chain in one compiled call, built by ``fit`` itself, and the call's arguments."""
+    """So many steps of all chains in one compiled call, built by ``fit`` itself, and the call's arguments."""
     chunk, plan, position = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
-    states = jax.vmap(chain.init)(jax.random.split(jax.random.key(1), 1), position)
-    return chunk, (states, case.packed, plan(0, num_steps), np.int32(num_steps))
+    keys = jax.random.split(jax.random.key(1), case.config.sampler.num_chains)
+    states = placed(jax.vmap(chain.init)(keys, position), chunk.sharding)
+    return chunk, (states, chunk.place(case.packed), plan(0, num_steps), np.int32(num_steps))
 
 
 def build_predictions(case: Case, num_samples: int, num_structures: int) -> tuple[Callable, tuple[Any, ...]]:

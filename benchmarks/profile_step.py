@@ -24,7 +24,7 @@ from bnn_jax.sampling import chain
 
 def build_parts(case: Case) -> dict[str, Callable[[], Any]]:
     """Each part as a compiled call on the preset's batch, from the smallest to the whole step."""
-    apply, batch = case.potential.apply, case.minibatch()
+    apply, batch = case.potential.apply, case.batch(case.config.sampler.batch_size)
     params = jax.tree.map(lambda leaf: leaf[0], case.params(1))
     value_and_grad = value_and_grad_estimator(build_estimate(case))
     step = jax.jit(chain.build_step(value_and_grad, DATA_SIZE, case.config.sampler))

@@ -7,6 +7,10 @@ From the repository's root::
 Both compute the same energies, forces and standard deviations. They take turns; ratios are medians of the rounds'.
 The samples of one call are spread over all devices, a single sample is computed on one; give as many as there are
 cores, as the command line does.
+
+K calls are also what a committee of K separate models costs, for example MACE's ASE calculator given several models:
+it builds the neighbour list once, calls one model after another, each of which repeats all that does not depend on the
+weights, and copies the results to the host once. Here too the calls are sent off together and waited for at the end.
 """
 
 import argparse

@@ -29,6 +29,16 @@ def environment(more: Mapping[str, str] = {}) -> str:
     return f"{machine(more)} Device: {jax.devices()[0].device_kind}."
 
 
+def time_calls(call: Callable[[], Any], num_calls: int) -> list[float]:
+    """Wall time of each of ``num_calls`` calls, in ms; ``call`` returns the arrays to wait for."""
+    times = []
+    for _ in range(num_calls):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
 def paired(calls: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[float]]:
     """Wall times in ms of calls that take turns, round by round, so that what else the machine does meets them alike.
 
@@ -39,9 +49,7 @@ def paired(calls: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(num_rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name] += time_calls(call, 1)
     return times
 
 

@@ -20,7 +20,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks.peers import plain_e3nn, systems
-from benchmarks.timing import environment, head, median_ratio, row
+from benchmarks.timing import environment, head, median_ratio, row, time_calls
 from bnn_jax import atoms, posterior
 from bnn_jax.config import ModelConfig, SamplerConfig
 from bnn_jax.model import nequip
@@ -97,16 +96,6 @@ Builder = Callable[[Case, str], Runner]
 
 class Unavailable(Exception):
     """An implementation cannot take part; the message says why."""
-
-
-def time_calls(call: Callable[[], Any], num_calls: int) -> list[float]:
-    """Wall time of each of ``num_calls`` calls, in ms; ``call`` returns the arrays to wait for."""
-    times = []
-    for _ in range(num_calls):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def ours(case: Case, task: str) -> Runner:
@@ -207,8 +196,7 @@ class NequIPProcess:
         about = {"task": task, "system": case.system, "batch_size": case.batch_size, "mode": self.mode}
         built = self.ask({"build": {"config": config} | about})
         self.versions = built["versions"]
-        time_calls = lambda num_calls: self.ask({"time": task, "num_calls": num_calls})["times_ms"]  # noqa: E731
-        return Runner(time_calls, built["num_parameters"])
+        return Runner(lambda n: self.ask({"time": task, "num_calls": n})["times_ms"], built["num_parameters"])
 
     def close(self) -> None:
         """End the process."""
