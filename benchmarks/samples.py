@@ -10,7 +10,7 @@ cores, as the command line does.
 
 K calls are also what a committee of K separate models costs, for example MACE's ASE calculator given several models:
 it builds the neighbour list once, calls one model after another, each of which repeats all that does not depend on the
-weights, and copies the results to the host once. Here too the calls are sent off together and waited for at the end.
+weights, and copies the results to the host once. Here too nothing is waited for before the last call is sent off.
 """
 
 import argparse

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from benchmarks.peers import plain_e3nn, systems
 from benchmarks.timing import environment, head, median_ratio, row, time_calls
@@ -103,7 +104,7 @@ def ours(case: Case, task: str) -> Runner:
     config = case.config()
     dataset = atoms.Dataset.from_atoms(systems.displaced_structures(case.batch_size, case.system))
     packed = atoms.pack(dataset, config.cutoff, config.species, [0.0] * len(config.species))
-    indices = list(range(case.batch_size))
+    indices = jnp.arange(case.batch_size)
     batch = jax.block_until_ready(atoms.gather_batch(packed, indices, *atoms.batch_size_needed(packed, indices)))
     potential = nequip(config)
     params = potential.init(jax.random.key(0), batch.graph)
