@@ -73,9 +73,8 @@ def build_estimate(case: Case) -> Callable:
 
 def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...]]:
     """So many steps of all chains in one compiled call, built by ``fit`` itself, and the call's arguments."""
-    chunk, plan, position = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
-    keys = jax.random.split(jax.random.key(1), case.config.sampler.num_chains)
-    states = placed(jax.vmap(chain.init)(keys, position), chunk.sharding)
+    chunk, plan, states = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
+    states = placed(states, chunk.sharding)
     return chunk, (states, chunk.place(case.packed), plan(0, num_steps), np.int32(num_steps))
 
 

@@ -79,9 +79,7 @@ def fit(
     fingerprint = train.fingerprint()
     run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
     require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
-    chunk, plan, position = build_chains(rng_key, packed, config, devices_per_chain)
-    keys = jax.random.split(jax.random.fold_in(rng_key, 1), config.sampler.num_chains)
-    states = jax.vmap(lambda key, start: chain.init(key, start, config.sampler.mass))(keys, position)
+    chunk, plan, states = build_chains(rng_key, packed, config, devices_per_chain)
     data = chunk.place(packed)
     longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
     lowered = chunk.lower(states, data, longest_plan)
@@ -139,7 +137,7 @@ def _check(train: Dataset, valid: Dataset | None, config: Config, devices_per_ch
 
 def build_chains(
     rng_key: PRNGKey, packed: PackedData, config: Config, devices_per_chain: int = 1
-) -> tuple[chain.Chunk, Callable, Params]:
+) -> tuple[chain.Chunk, Callable, chain.ChainState]:
     """What :func:`fit` runs.
 
     Args:
@@ -150,7 +148,7 @@ def build_chains(
 
     Returns:
         The compiled chunk (:func:`chain.build_chunk`), the plan of minibatches (``(first_step, num_steps)`` to indices
-        ``[step, chain, batch]``), and the starting weights with a leading chain axis.
+        ``[step, chain, batch]``), and the chains at their start, with a leading axis.
     """
     sampler, data_size = config.sampler, len(packed.energy)
     potential = nequip(config.model)
@@ -166,12 +164,13 @@ def build_chains(
     def plan(first_step: int, num_steps: int):
         return chain.minibatch_plan(seed, sampler.num_chains, data_size, sampler.batch_size, first_step, num_steps)
 
-    keys = jax.random.split(jax.random.fold_in(rng_key, 0), sampler.num_chains)
+    weight_keys, noise_keys = (jax.random.split(jax.random.fold_in(rng_key, i), sampler.num_chains) for i in range(2))
     graph = example_graph(config.model)
-    position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(keys)
+    position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(weight_keys)
+    states = jax.vmap(lambda key, start: chain.init(key, start, sampler.mass))(noise_keys, position)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
     mesh = chain_mesh(sampler.num_chains, devices_per_chain)
-    return chain.build_chunk(step, minibatch, mesh, chain.build_turn(sampler)), plan, position
+    return chain.build_chunk(step, minibatch, mesh, chain.build_turn(sampler)), plan, states
 
 
 def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
