@@ -6,8 +6,8 @@ From the repository's root::
 
 The data are rMD17 ethanol, from ``--data FOLDER`` as ``experiments/rmd17/run.py`` takes it, or found as there. Every
 setting has the same network, batch size, number of chains and samples; of its steps a share of 0.68 comes before the
-first sample, as in the preset ``small``. MLL and MAE are of force components of the test set in kcal/mol/Angstrom, R-hat
-and effective sample size are medians over its energies and force components. An hour is one of sampling all chains.
+first sample, as in the preset ``small``. MLL and MAE are of force components of the test set in kcal/mol/Angstrom.
+R-hat and effective sample size are medians over its energies and force components; an hour is one of all chains.
 """
 
 import argparse

@@ -54,10 +54,13 @@ def nequip(config: ModelConfig) -> Potential:
     def inputs(graph: AtomGraph) -> tuple[Array, Array, Array, Array]:
         return graph.nodes["species"], graph.senders, graph.receivers, pair_mask(graph)
 
+    # Left to itself JAX multiplies matrices of float32 in TF32 on recent GPUs and in bfloat16 on TPUs: three digits.
+    @jax.default_matmul_precision("float32")
     def init(rng_key: PRNGKey, graph: AtomGraph) -> Params:
         species, senders, receivers, mask = inputs(graph)
         return module.init(rng_key, species, pair_vectors(graph), senders, receivers, mask)["params"]
 
+    @jax.default_matmul_precision("float32")
     def apply(params: Params, graph: AtomGraph, *, rng_key: PRNGKey | None = None) -> Prediction:
         del rng_key  # a network without dropout draws nothing
         species, senders, receivers, mask = inputs(graph)

@@ -79,6 +79,7 @@ def _sum_over_components(values: Array, segments: tuple[Segment, ...]) -> Array:
     return jnp.concatenate(sums, axis=1)
 
 
+@jax.default_matmul_precision("float32")  # lowered long after the model's own context has ended
 def _derivative(*others: Array, slot: int, segments: tuple[Segment, ...]) -> Array:
     """Derivative of the form by the array of ``slot``, given the others in their order."""
     if slot == MESSAGES:

@@ -19,6 +19,7 @@ References:
     diagonal adaptive step in their eigenbasis, as an optimiser.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,9 @@ MAX_SIDE = 128
 DECAY = 0.99
 """Of the running means of the factors."""
 
+_einsum = partial(
+    jnp.einsum, precision=jax.lax.Precision.HIGHEST
+)  # else TF32 on GPUs, with which no basis is orthogonal
 Square = Float[Array, "matrix side side"]
 
 
@@ -117,7 +121,7 @@ def _init_leaf(matrices: Float[Array, "matrix row column"]) -> LeafBasis:
 def _averaged(factor: Square | None, product: str, gradient: Float[Array, "matrix row column"]) -> Square | None:
     if factor is None:
         return None
-    return DECAY * factor + (1 - DECAY) * jnp.einsum(product, gradient, gradient).astype(factor.dtype)
+    return DECAY * factor + (1 - DECAY) * _einsum(product, gradient, gradient).astype(factor.dtype)
 
 
 def _iterated(factor: Square | None, vectors: Square | None) -> Square | None:
@@ -125,7 +129,7 @@ def _iterated(factor: Square | None, vectors: Square | None) -> Square | None:
         return None
     # Factors are squares of gradients and may be tiny; QR knows no scale, but underflow does.
     scale = jnp.trace(factor, axis1=1, axis2=2)[:, None, None]
-    orthogonal, triangular = jnp.linalg.qr(factor / jnp.where(scale > 0, scale, 1) @ vectors)
+    orthogonal, triangular = jnp.linalg.qr(_einsum("bmk,bkn->bmn", factor / jnp.where(scale > 0, scale, 1), vectors))
     # Without the signs that QR leaves open a vector that stays would flip to and fro.
     signs = jnp.where(jnp.diagonal(triangular, axis1=1, axis2=2) < 0, -1, 1)
     return orthogonal * signs[:, None, :].astype(orthogonal.dtype)
@@ -139,8 +143,8 @@ def _apply(basis: Basis, tree: Params, by_rows: str, by_columns: str) -> Params:
     for leaf, values in zip(basis, leaves, strict=True):
         matrices = _matrices(values)
         if leaf.rows is not None:
-            matrices = jnp.einsum(by_rows, leaf.rows, matrices)
+            matrices = _einsum(by_rows, leaf.rows, matrices)
         if leaf.columns is not None:
-            matrices = jnp.einsum(by_columns, matrices, leaf.columns)
+            matrices = _einsum(by_columns, matrices, leaf.columns)
         turned.append(matrices.reshape(values.shape))
     return jax.tree.unflatten(structure, turned)

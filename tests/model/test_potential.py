@@ -41,6 +41,25 @@ def test_heads_read_the_features() -> None:
     np.testing.assert_allclose(result.forces_std, scale * np.exp(forces_log_std), rtol=1e-12)
 
 
+def test_matrices_are_multiplied_in_full_precision_everywhere() -> None:
+    """By themselves recent GPUs would take TF32 and TPUs bfloat16, at three digits; no CPU shows it."""
+    net, graph = network(), graph_of([systems.rattled(systems.water()), systems.rattled(systems.triclinic_crystal())])
+
+    def loss(params):
+        prediction = net.apply(params, graph)
+        return sum(jnp.sum(getattr(prediction, name) ** 2) for name in ("energy", "forces", "stress", "forces_std"))
+
+    batched = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), net.params)
+    programs = (
+        jax.jit(jax.vmap(jax.value_and_grad(loss))).lower(batched),
+        jax.jit(jax.jvp, static_argnums=0).lower(loss, (net.params,), (net.params,)),
+    )
+    for program in programs:
+        products = [line for line in program.as_text().splitlines() if "stablehlo.dot_general" in line]
+        assert len(products) > 5
+        assert not [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line]
+
+
 def test_fresh_standard_deviations_are_the_scale() -> None:
     """A draw of the prior in the exponent could overflow the first loss."""
     net, graph = network("l_max 0"), graph_of([systems.water()])

@@ -95,6 +95,19 @@ def test_tiny_gradients_turn_it_as_large_ones_do() -> None:
     assert_allclose(turned[1], turned[0], atol=1e-5)
 
 
+def test_it_is_computed_in_full_precision() -> None:
+    basis = kronecker.init(POSITION)
+
+    def everything(basis, tree):
+        turned = kronecker.turn(kronecker.update(basis, tree))
+        return kronecker.from_basis(turned, kronecker.to_basis(turned, tree))
+
+    text = jax.jit(everything).lower(basis, POSITION).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 5
+    assert not [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line]
+
+
 # Four matrices' worth of weights with a normal posterior whose stiff directions lie across them.
 NUM_DATA, NUM_CHAINS, SHAPE = 16, 1_500, (3, 2)
 DIRECTIONS = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
