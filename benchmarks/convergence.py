@@ -35,13 +35,23 @@ from run import default_folder, read_parts
 NUM_TEST = 300
 CONVERGENCE_SHARE = 0.68
 SETTINGS: dict[str, dict[str, Any]] = {
-    "paper": {"step_size_first": 1e-2, "step_size_last": 1e-5, "cycle_step_size": 1e-3},
-    "larger steps": {"step_size_first": 2e-2, "step_size_last": 1e-4, "cycle_step_size": 5e-4},
+    "paper": {
+        "mass": "diagonal",
+        "step_size_first": 1e-2,
+        "step_size_last": 1e-5,
+        "cycle_step_size": 1e-3,
+    },
+    "larger steps": {
+        "mass": "diagonal",
+        "step_size_first": 2e-2,
+        "step_size_last": 1e-4,
+        "cycle_step_size": 5e-4,
+    },
     "kronecker": {
         "mass": "kronecker",
         "step_size_first": 2e-2,
         "step_size_last": 1e-3,
-        "cycle_step_size": 1e-3,
+        "cycle_step_size": 5e-4,
     },
 }
 """Names and sampler settings; the steps come from the command line."""
