@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from bnn_jax.types import Params
@@ -83,10 +84,10 @@ def update(basis: Basis, mean_gradient: Params) -> Basis:
 
 def turn(basis: Basis) -> Basis:
     """One step of orthogonal iteration towards the eigenvectors of the factors."""
-    return tuple(
-        leaf._replace(rows=_iterated(leaf.row_factor, leaf.rows), columns=_iterated(leaf.column_factor, leaf.columns))
-        for leaf in basis
-    )
+    factors, structure = jax.tree.flatten([(leaf.row_factor, leaf.column_factor) for leaf in basis])
+    vectors = jax.tree.leaves([(leaf.rows, leaf.columns) for leaf in basis])
+    turned = jax.tree.unflatten(structure, _iterated(factors, vectors))
+    return tuple(leaf._replace(rows=rows, columns=columns) for leaf, (rows, columns) in zip(basis, turned, strict=True))
 
 
 def to_basis(basis: Basis, tree: Params) -> Params:
@@ -124,14 +125,45 @@ def _averaged(factor: Square | None, product: str, gradient: Float[Array, "matri
     return DECAY * factor + (1 - DECAY) * _einsum(product, gradient, gradient).astype(factor.dtype)
 
 
-def _iterated(factor: Square | None, vectors: Square | None) -> Square | None:
-    if factor is None or vectors is None:
-        return None
-    # Factors are squares of gradients and may be tiny; QR knows no scale, but underflow does.
-    scale = jnp.trace(factor, axis1=1, axis2=2)[:, None, None]
-    orthogonal, triangular = jnp.linalg.qr(_einsum("bmk,bkn->bmn", factor / jnp.where(scale > 0, scale, 1), vectors))
-    # Without the signs that QR leaves open a vector that stays would flip to and fro.
-    signs = jnp.where(jnp.diagonal(triangular, axis1=1, axis2=2) < 0, -1, 1)
+def _iterated(factors: list[Array], vectors: list[Array]) -> list[Array]:
+    """All matrices of one size together."""
+    turned = list(vectors)
+    for size in sorted({factor.shape[-1] for factor in factors}):
+        chosen = [i for i, factor in enumerate(factors) if factor.shape[-1] == size]
+        factor, old = (jnp.concatenate([arrays[i] for i in chosen]) for arrays in (factors, vectors))
+        # Factors are squares of gradients and may be tiny; the iteration knows no scale, but underflow does.
+        scale = jnp.trace(factor, axis1=1, axis2=2)[:, None, None]
+        new = _orthogonal(_einsum("bmk,bkn->bmn", factor / jnp.where(scale > 0, scale, 1), old))
+        ends = np.cumsum([len(factors[i]) for i in chosen])
+        for i, part in zip(chosen, jnp.split(new, ends[:-1]), strict=True):
+            turned[i] = part
+    return turned
+
+
+def _orthogonal(matrices: Square) -> Square:
+    """Q of the QR decompositions by Householder's reflections, with the signs that make R's diagonal positive.
+
+    Those of LAPACK, which JAX calls on a CPU, wait for threads of the very pool that they run on: two devices on two
+    cores wait for ever (jaxlib 0.10.1), and hundreds of cores corrupt memory (jax issue 39292).
+    """
+    size = matrices.shape[-1]
+    places = jnp.arange(size)
+
+    def reflect(column: Array, carry: tuple[Square, Square]) -> tuple[Square, Square]:
+        upper, orthogonal = carry
+        x = jnp.where(places >= column, jax.lax.dynamic_index_in_dim(upper, column, axis=2, keepdims=False), 0)
+        is_pivot = places == column
+        pivot = jnp.sum(jnp.where(is_pivot, x, 0), axis=1, keepdims=True)
+        normal = x + is_pivot * jnp.where(pivot < 0, -1, 1) * jnp.linalg.norm(x, axis=1, keepdims=True)
+        square = jnp.sum(normal**2, axis=1)[:, None, None]
+        twice = normal[:, None, :] * jnp.where(square > 0, 2 / jnp.where(square > 0, square, 1), 0)
+        upper = upper - normal[:, :, None] * _einsum("bim,bmn->bin", twice, upper)
+        return upper, orthogonal - _einsum("bmn,bn->bm", orthogonal, normal)[:, :, None] * twice
+
+    unit = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), matrices.shape)
+    upper, orthogonal = jax.lax.fori_loop(0, size, reflect, (matrices, unit))
+    # Without the signs that the decomposition leaves open a vector that stays would flip to and fro.
+    signs = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0, -1, 1)
     return orthogonal * signs[:, None, :].astype(orthogonal.dtype)
 
 

@@ -30,7 +30,7 @@ def like(tree, seed: int):
 def learnt(num_gradients: int = 20) -> kronecker.Basis:
     basis = kronecker.init(POSITION)
     for seed in range(num_gradients):
-        basis = kronecker.turn(kronecker.update(basis, like(POSITION, seed)))
+        basis = TURN(kronecker.update(basis, like(POSITION, seed)))
     return basis
 
 
@@ -44,7 +44,7 @@ def test_sides_that_turn() -> None:
 
 
 def test_nothing_turns_before_the_first_gradient() -> None:
-    basis = kronecker.turn(kronecker.init(POSITION))
+    basis = TURN(kronecker.init(POSITION))
     jax.tree.map(assert_array_equal, kronecker.to_basis(basis, POSITION), POSITION)
 
 
@@ -52,7 +52,7 @@ def test_nothing_turns_before_the_first_gradient() -> None:
 def test_there_and_back_is_the_identity_and_lengths_are_kept() -> None:
     position = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), POSITION)
     basis = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), learnt())
-    basis = kronecker.turn(basis)
+    basis = TURN(basis)
     turned = kronecker.to_basis(basis, position)
     assert np.abs(np.asarray(turned["matrices"] - position["matrices"])).max() > 0.1
     for name in ("bias", "column", "scalar"):
@@ -60,6 +60,28 @@ def test_there_and_back_is_the_identity_and_lengths_are_kept() -> None:
     for name, leaf in kronecker.from_basis(basis, turned).items():
         assert_allclose(leaf, position[name], rtol=1e-12, atol=1e-12)
         assert_allclose(jnp.linalg.norm(turned[name]), jnp.linalg.norm(position[name]), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_orthogonalisation_is_numpys_qr() -> None:
+    matrices = np.random.default_rng(1).normal(size=(3, 7, 7))
+    orthogonal, upper = np.linalg.qr(matrices)
+    expected = orthogonal * np.sign(np.diagonal(upper, axis1=1, axis2=2))[:, None, :]
+    assert_allclose(kronecker._orthogonal(jnp.asarray(matrices)), expected, atol=1e-13)
+
+
+def test_orthogonal_even_where_there_is_nothing_to_orthogonalise() -> None:
+    rng = np.random.default_rng(2)
+    deficient = rng.normal(size=(20, 3)) @ rng.normal(size=(3, 20))
+    matrices = np.stack([np.zeros((20, 20)), deficient, np.diag(np.arange(20.0))]).astype(np.float32)
+    result = np.asarray(kronecker._orthogonal(jnp.asarray(matrices)))
+    assert_allclose(np.einsum("bmi,bmj->bij", result, result), np.broadcast_to(np.eye(20), (3, 20, 20)), atol=2e-6)
+    assert_array_equal(result[0], np.eye(20))
+
+
+def test_no_library_is_called() -> None:
+    """LAPACK's calls wait for threads of the pool that they run on: two devices on two cores would wait for ever."""
+    assert "custom_call" not in TURN.lower(kronecker.init(POSITION)).as_text()
 
 
 @pytest.mark.usefixtures("x64")
@@ -78,7 +100,7 @@ def test_it_finds_the_eigenvectors_of_the_factors() -> None:
         rtol=0.5,  # a mean over some 100 gradients of few degrees of freedom
     )
     for _ in range(200):
-        basis = kronecker.turn(basis)
+        basis = TURN(basis)
     (leaf,) = basis
     for factor, vectors in ((leaf.row_factor, leaf.rows), (leaf.column_factor, leaf.columns)):
         diagonal = np.asarray(vectors[0].T @ factor[0] @ vectors[0])
@@ -91,7 +113,7 @@ def test_tiny_gradients_turn_it_as_large_ones_do() -> None:
     turned = []
     for scale in (1.0, 1e-15):
         basis = kronecker.update(kronecker.init(gradient), jax.tree.map(lambda leaf, s=scale: s * leaf, gradient))
-        turned.append(kronecker.to_basis(kronecker.turn(basis), gradient)["weights"])
+        turned.append(kronecker.to_basis(TURN(basis), gradient)["weights"])
     assert_allclose(turned[1], turned[0], atol=1e-5)
 
 
@@ -99,7 +121,7 @@ def test_it_is_computed_in_full_precision() -> None:
     basis = kronecker.init(POSITION)
 
     def everything(basis, tree):
-        turned = kronecker.turn(kronecker.update(basis, tree))
+        turned = TURN(kronecker.update(basis, tree))
         return kronecker.from_basis(turned, kronecker.to_basis(turned, tree))
 
     text = jax.jit(everything).lower(basis, POSITION).as_text()
@@ -113,6 +135,7 @@ NUM_DATA, NUM_CHAINS, SHAPE = 16, 1_500, (3, 2)
 DIRECTIONS = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
 COVARIANCE = DIRECTIONS @ np.diag([1.0, 0.5, 0.25, 0.12, 0.06, 0.03]) @ DIRECTIONS.T
 MEAN = RNG.normal(size=6)
+TURN = jax.jit(kronecker.turn)
 CONFIG = SamplerConfig(
     mass="kronecker",
     basis_every=10,
