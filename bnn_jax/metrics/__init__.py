@@ -1,4 +1,4 @@
-"""Host arrays to scalars: accuracy, calibration and ranking. Units follow the arguments."""
+"""Host arrays to scalars: accuracy, calibration, scores and ranking. Units follow the arguments."""
 
 from bnn_jax.metrics.accuracy import mean_absolute_error, root_mean_square_error
 from bnn_jax.metrics.calibration import (
@@ -11,13 +11,21 @@ from bnn_jax.metrics.calibration import (
     mixture_log_likelihood,
     nece,
 )
-from bnn_jax.metrics.ranking import RocCurve, outlier_auroc, outlier_roc_curve, spearman
+from bnn_jax.metrics.ranking import (
+    RocCurve,
+    error_percentile,
+    outlier_auroc,
+    outlier_average_precision,
+    outlier_roc_curve,
+    spearman,
+)
 
 __all__ = [
     "RocCurve",
     "average_cdf",
     "calibration_curve",
     "ence",
+    "error_percentile",
     "gaussian_log_likelihood",
     "mean_absolute_error",
     "mean_squared_z_score",
@@ -25,6 +33,7 @@ __all__ = [
     "mixture_log_likelihood",
     "nece",
     "outlier_auroc",
+    "outlier_average_precision",
     "outlier_roc_curve",
     "root_mean_square_error",
     "spearman",

@@ -8,7 +8,13 @@ import pytest
 import sklearn.metrics
 from scipy.stats import spearmanr
 
-from bnn_jax.metrics import outlier_auroc, outlier_roc_curve, spearman
+from bnn_jax.metrics import (
+    error_percentile,
+    outlier_auroc,
+    outlier_average_precision,
+    outlier_roc_curve,
+    spearman,
+)
 
 
 @pytest.fixture
@@ -50,7 +56,50 @@ def test_curve_has_the_area(scored_errors):
 def test_one_class_has_no_area(threshold):
     errors, scores = np.array([1.0, -2.0]), np.array([1.0, 2.0])
     assert np.isnan(outlier_auroc(errors, scores, threshold))
+    assert np.isnan(outlier_average_precision(errors, scores, threshold))
     assert all(array.size == 0 for array in outlier_roc_curve(errors, scores, threshold))
+
+
+def test_error_percentile_by_hand():
+    errors = np.array([-4.0, 0.0, 3.0, 1.0, -2.0])  # sizes 0, 1, 2, 3 and 4
+    assert error_percentile(errors, 50.0) == 2.0
+    assert error_percentile(errors) == pytest.approx(0.8)
+    assert (error_percentile(errors, 0.0), error_percentile(errors, 100.0)) == (0.0, 4.0)
+    assert error_percentile(np.array([-7.0])) == 7.0
+
+
+def test_auroc_at_a_percentile(scored_errors):
+    errors, stds = scored_errors
+    threshold = error_percentile(errors, 20.0)
+    assert np.mean(np.abs(errors) > threshold) == 0.8  # 144 of 180
+    unit = 23.06
+    scaled = outlier_auroc(unit * errors, stds, error_percentile(unit * errors, 20.0))
+    assert scaled == pytest.approx(outlier_auroc(errors, stds, threshold), rel=1e-12)
+    assert np.isnan(outlier_auroc(errors, stds, error_percentile(errors, 100.0)))  # none is beyond the largest
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 101.0, np.nan])
+def test_error_percentile_bad_arguments(percentile):
+    message = f"percentile is {percentile}; give a percentage between 0 and 100."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        error_percentile(np.ones(3), percentile)
+    with pytest.raises(ValueError, match=re.escape("errors[1] is nan, not finite; remove or mask it.")):
+        error_percentile(np.array([1.0, np.nan]))
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1.0, 2.0])
+def test_average_precision_equals_sklearn(scored_errors, threshold):
+    errors, stds = scored_errors
+    expected = sklearn.metrics.average_precision_score((np.abs(errors) > threshold).ravel(), stds.ravel())
+    assert outlier_average_precision(errors, stds, threshold) == pytest.approx(expected, rel=1e-12)
+
+
+def test_average_precision_by_hand():
+    # From the highest score: an outlier; an outlier beside an inlier, tied; an inlier.
+    errors, scores = np.array([-5.0, 2.0, 0.0, 1.0]), np.array([2.0, 3.0, 1.0, 2.0])
+    assert outlier_average_precision(errors, scores, 1.0) == pytest.approx(0.5 * 1.0 + 0.5 * 2.0 / 3.0)
+    assert outlier_average_precision(errors, np.ones(4), 1.0) == pytest.approx(0.5)  # the fraction of outliers
+    assert outlier_average_precision(errors, np.abs(errors), 1.0) == 1.0
 
 
 def test_spearman_equals_scipy(scored_errors):
@@ -70,6 +119,7 @@ def test_spearman_of_sorted_and_of_constant_values():
 
 def test_shape_mismatch():
     message = "Shapes do not broadcast: errors (3,), scores (2,); pass arrays of one shape."
-    for metric, arguments in ((outlier_auroc, (1.0,)), (outlier_roc_curve, (1.0,)), (spearman, ())):
+    thresholded = (outlier_auroc, outlier_roc_curve, outlier_average_precision)
+    for metric, arguments in (*((metric, (1.0,)) for metric in thresholded), (spearman, ())):
         with pytest.raises(ValueError, match=re.escape(message)):
             inspect.unwrap(metric)(np.zeros(3), np.zeros(2), *arguments)  # without the suite's shape checker
