@@ -19,6 +19,7 @@ from bnn_jax.metrics.ranking import (
     outlier_roc_curve,
     spearman,
 )
+from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps
 
 __all__ = [
     "RocCurve",
@@ -26,10 +27,12 @@ __all__ = [
     "calibration_curve",
     "ence",
     "error_percentile",
+    "gaussian_crps",
     "gaussian_log_likelihood",
     "mean_absolute_error",
     "mean_squared_z_score",
     "miscalibration_area",
+    "mixture_crps",
     "mixture_log_likelihood",
     "nece",
     "outlier_auroc",
