@@ -11,6 +11,7 @@ from bnn_jax.metrics.calibration import (
     mixture_log_likelihood,
     nece,
 )
+from bnn_jax.metrics.intervals import interval_coverage, interval_score, normal_half_widths, sharpness
 from bnn_jax.metrics.ranking import (
     RocCurve,
     error_percentile,
@@ -29,15 +30,19 @@ __all__ = [
     "error_percentile",
     "gaussian_crps",
     "gaussian_log_likelihood",
+    "interval_coverage",
+    "interval_score",
     "mean_absolute_error",
     "mean_squared_z_score",
     "miscalibration_area",
     "mixture_crps",
     "mixture_log_likelihood",
     "nece",
+    "normal_half_widths",
     "outlier_auroc",
     "outlier_average_precision",
     "outlier_roc_curve",
     "root_mean_square_error",
+    "sharpness",
     "spearman",
 ]

@@ -11,7 +11,8 @@ def broadcast_float64(**arrays: Float[np.ndarray, "..."] | float) -> tuple[Float
     beside ``[n, 1]`` into ``[n, n]``.
 
     Args:
-        arrays: the arrays by the name that an error should use; a name that begins with ``std`` must be positive.
+        arrays: the arrays by the name that an error should use; one whose name begins with ``std`` must be positive,
+            with ``half_width`` not negative.
 
     Raises:
         ValueError: the shapes do not broadcast, there is no element, or a value is not finite or not positive.
@@ -28,13 +29,27 @@ def broadcast_float64(**arrays: Float[np.ndarray, "..."] | float) -> tuple[Float
     if broadcast[0].size == 0:
         raise ValueError(f"There is no element to average over: {shapes}; pass at least one.")
     for name, array in converted.items():
-        _refuse(name, array, ~np.isfinite(array), "finite", "remove or mask it")
+        refuse(name, array, ~np.isfinite(array), "finite", "remove or mask it")
         if name.startswith("std"):
-            _refuse(name, array, array <= 0.0, "positive", "a prediction without spread has no density")
+            refuse(name, array, array <= 0.0, "positive", "a prediction without spread has no density")
+        if name.startswith("half_width"):
+            refuse(name, array, array < 0.0, "positive or zero", "an interval has a length")
     return tuple(broadcast)
 
 
-def _refuse(name: str, array: np.ndarray, bad: np.ndarray | np.bool, wanted: str, remedy: str) -> None:
+def refuse(name: str, array: np.ndarray, bad: np.ndarray | np.bool, wanted: str, remedy: str) -> None:
+    """Raise an error that names the first bad entry of an array.
+
+    Args:
+        name: what the error calls the array.
+        array: its values.
+        bad: where they are bad, of the array's shape.
+        wanted: what they should be.
+        remedy: what to do.
+
+    Raises:
+        ValueError: an entry is bad.
+    """
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(f"{name}{list(index) if index else ''} is {array[index]}, not {wanted}; {remedy}.")
