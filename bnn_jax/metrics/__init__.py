@@ -20,9 +20,11 @@ from bnn_jax.metrics.ranking import (
     outlier_roc_curve,
     spearman,
 )
+from bnn_jax.metrics.retention import RetentionCurve, prediction_rejection_ratio, retention_area, retention_curve
 from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps
 
 __all__ = [
+    "RetentionCurve",
     "RocCurve",
     "average_cdf",
     "calibration_curve",
@@ -42,6 +44,9 @@ __all__ = [
     "outlier_auroc",
     "outlier_average_precision",
     "outlier_roc_curve",
+    "prediction_rejection_ratio",
+    "retention_area",
+    "retention_curve",
     "root_mean_square_error",
     "sharpness",
     "spearman",
