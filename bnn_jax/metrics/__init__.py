@@ -11,6 +11,7 @@ from bnn_jax.metrics.calibration import (
     mixture_log_likelihood,
     nece,
 )
+from bnn_jax.metrics.grouping import atom_norm, atom_rms, element_masks, structure_of_atom, structure_rms
 from bnn_jax.metrics.intervals import interval_coverage, interval_score, normal_half_widths, sharpness
 from bnn_jax.metrics.ranking import (
     RocCurve,
@@ -26,8 +27,11 @@ from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps
 __all__ = [
     "RetentionCurve",
     "RocCurve",
+    "atom_norm",
+    "atom_rms",
     "average_cdf",
     "calibration_curve",
+    "element_masks",
     "ence",
     "error_percentile",
     "gaussian_crps",
@@ -50,4 +54,6 @@ __all__ = [
     "root_mean_square_error",
     "sharpness",
     "spearman",
+    "structure_of_atom",
+    "structure_rms",
 ]
