@@ -1,6 +1,7 @@
-"""Host arrays to scalars: accuracy, calibration, scores and ranking. Units follow the arguments."""
+"""Host arrays to scalars: accuracy, calibration, scores, ranking, and intervals of them. Units follow the arguments."""
 
 from bnn_jax.metrics.accuracy import mean_absolute_error, root_mean_square_error
+from bnn_jax.metrics.bootstrap import BootstrapInterval, bootstrap_difference, bootstrap_interval
 from bnn_jax.metrics.calibration import (
     average_cdf,
     calibration_curve,
@@ -25,11 +26,14 @@ from bnn_jax.metrics.retention import RetentionCurve, prediction_rejection_ratio
 from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps
 
 __all__ = [
+    "BootstrapInterval",
     "RetentionCurve",
     "RocCurve",
     "atom_norm",
     "atom_rms",
     "average_cdf",
+    "bootstrap_difference",
+    "bootstrap_interval",
     "calibration_curve",
     "element_masks",
     "ence",
