@@ -1,6 +1,6 @@
 """How far a figure could have come out otherwise on another test set of as many structures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,26 +63,18 @@ def bootstrap_interval(
     Reference:
         Efron (1979), doi:10.1214/aos/1176344552; Davison and Hinkley (1997), section 3.8, for whole groups.
     """
-    if np.ndim(structure_of_element) != 1:
-        raise ValueError(
-            f"structure_of_element has shape {np.shape(structure_of_element)}; give one structure an element."
-        )
-    structures, of_element = np.unique(structure_of_element, return_inverse=True)
-    if len(structures) < 2:
-        raise ValueError(f"There are {len(structures)} structures to draw from; an interval needs at least 2.")
-    if num_resamples < 1 or not 0.0 < level < 1.0:
-        raise ValueError(
-            f"num_resamples is {num_resamples} and level {level}; draw at least once, at a level between 0 and 1."
-        )
-    rng = np.random.default_rng(seed)
-    elements = np.arange(len(of_element))
-    values = np.empty(num_resamples)
-    for i in range(num_resamples):
-        drawn = np.bincount(rng.integers(len(structures), size=len(structures)), minlength=len(structures))
-        values[i] = metric_fn(np.repeat(elements, drawn[of_element]))
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; choose one between 0 and 1.")
+    draws = resamples(structure_of_element, num_resamples, seed)
+    values = np.array([metric_fn(index) for index in draws])
     defined = values[~np.isnan(values)]
     ends = np.quantile(defined, [0.5 - level / 2.0, 0.5 + level / 2.0]) if defined.size else np.full(2, np.nan)
-    return BootstrapInterval(float(metric_fn(elements)), float(ends[0]), float(ends[1]), num_resamples - defined.size)
+    return BootstrapInterval(
+        float(metric_fn(np.arange(len(structure_of_element)))),
+        float(ends[0]),
+        float(ends[1]),
+        num_resamples - defined.size,
+    )
 
 
 def bootstrap_difference(
@@ -115,3 +107,35 @@ def bootstrap_difference(
     return bootstrap_interval(
         lambda index: first_fn(index) - second_fn(index), structure_of_element, num_resamples, level, seed
     )
+
+
+def resamples(
+    structure_of_element: Int[np.ndarray, " element"], num_resamples: int = 1000, seed: int = 0
+) -> Iterator[Int[np.ndarray, " index"]]:
+    """Indices of the elements of test sets drawn from the structures, with replacement.
+
+    Args:
+        structure_of_element: the structure that each element belongs to.
+        num_resamples: how often to draw.
+        seed: of the draws; one seed and the same structures give the same resamples.
+
+    Raises:
+        ValueError: there are fewer than two structures, or no resamples.
+    """
+    if np.ndim(structure_of_element) != 1:
+        raise ValueError(
+            f"structure_of_element has shape {np.shape(structure_of_element)}; give one structure an element."
+        )
+    structures, of_element = np.unique(structure_of_element, return_inverse=True)
+    if len(structures) < 2:
+        raise ValueError(f"There are {len(structures)} structures to draw from; an interval needs at least 2.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; draw at least once.")
+    rng = np.random.default_rng(seed)
+    elements = np.arange(len(of_element))
+
+    def draw() -> Int[np.ndarray, " index"]:
+        drawn = np.bincount(rng.integers(len(structures), size=len(structures)), minlength=len(structures))
+        return np.repeat(elements, drawn[of_element])
+
+    return (draw() for _ in range(num_resamples))
