@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.peers.systems import displaced_structures
-from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_size_needed, gather_batch, pack
+from bnn_jax.atoms import Dataset, PackedData, Statistics, batch_bound, batch_size_needed, gather_batch, pack
 from bnn_jax.config import Config, PresetName
 from bnn_jax.devices import placed, sample_mesh
 from bnn_jax.methods import sghmc
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
     def batch(self, num_structures: int) -> Batch:
         """The first so many structures, padded as ``fit`` pads a minibatch."""
-        return gather_batch(self.packed, jnp.arange(num_structures), *sghmc.batch_bound(self.packed, num_structures))
+        return gather_batch(self.packed, jnp.arange(num_structures), *batch_bound(self.packed, num_structures))
 
     def params(self, num_samples: int) -> Params:
         """Initial weights, which cost what samples of the posterior cost."""

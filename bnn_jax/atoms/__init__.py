@@ -3,6 +3,7 @@
 from bnn_jax.atoms.dataset import Dataset as Dataset
 from bnn_jax.atoms.files import read_file as read_file
 from bnn_jax.atoms.graph import PackedData as PackedData
+from bnn_jax.atoms.graph import batch_bound as batch_bound
 from bnn_jax.atoms.graph import batch_size_needed as batch_size_needed
 from bnn_jax.atoms.graph import edge_mask as edge_mask
 from bnn_jax.atoms.graph import gather_batch as gather_batch

@@ -164,6 +164,23 @@ def batch_size_needed(packed: PackedData, indices: Int[np.ndarray, "*plan batch"
     return size_ladder(sizes[0] + 1), 2 * size_ladder(sizes[1] // 2)
 
 
+def batch_bound(packed: PackedData, batch_size: int, repeated: bool = False) -> tuple[int, int]:
+    """Padded sizes that just hold any minibatch: one shape serves a whole run, so there is no need of a ladder.
+
+    Args:
+        packed: the data set, on the host.
+        batch_size: structures of a minibatch.
+        repeated: whether a structure may come up more than once in it.
+
+    Returns:
+        ``num_nodes`` and ``num_edges`` for :func:`gather_batch`.
+    """
+    atoms, edges = (np.sort(np.diff(offset)) for offset in (packed.node_offset, packed.edge_offset))
+    if repeated:
+        atoms, edges = np.repeat(atoms[-1:], batch_size), np.repeat(edges[-1:], batch_size)
+    return int(atoms[-batch_size:].sum()) + 1, max(int(edges[-batch_size:].sum()), 2)
+
+
 @functools.partial(jax.jit, static_argnames=("num_nodes", "num_edges"))
 def gather_batch(packed: PackedData, indices: Int[AnyArray, " batch"], num_nodes: int, num_edges: int) -> Batch:
     """The padded batch of the structures ``indices``; pure and jitted, for use under ``vmap`` and ``scan`` too.

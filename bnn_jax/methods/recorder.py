@@ -1,33 +1,35 @@
-"""What a run of chains writes as it goes: log, checkpoints, progress bar; and how it goes on after a kill."""
+"""What a run writes as it goes: log, checkpoints, progress bar; and how it goes on after a kill."""
 
 import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from bnn_jax.checkpoint import (
     RunFolder,
     append_jsonl,
+    create_run,
     environment,
     has_checkpoint,
     latest_checkpoint,
+    locked,
     open_run,
     refuse_occupied,
+    require_room,
     save_checkpoint,
+    tree_bytes,
     truncate_jsonl,
 )
 from bnn_jax.config import Config
-from bnn_jax.devices import in_any_process, is_first, whole
-from bnn_jax.sampling import chain, guard, schedule
-from bnn_jax.sampling.progress import Progress, Turn
-from bnn_jax.types import InputError, Params
+from bnn_jax.devices import in_any_process, is_first, wait_for_all, whole
+from bnn_jax.types import InputError
 
 CHECKPOINT_SECONDS = 20.0
 LOG_FILE = "log.jsonl"
@@ -35,11 +37,40 @@ _log = logging.getLogger(__name__)
 
 
 class DivergenceError(RuntimeError):
-    """Every chain left what a sampler can reach; the last checkpoint before that is sound."""
+    """Every chain or network left the numbers; the last checkpoint before that is sound."""
 
 
 class LostProcessError(RuntimeError):
     """One of the processes of a run is gone, and the others cannot go on without it."""
+
+
+class Report(NamedTuple):
+    """What a loop tells of itself after each chunk of steps."""
+
+    progress: Any
+    """All that the loop is, as a checkpoint holds it: a pytree with ``step``, and ``num_events`` of its log."""
+    rows: Sequence[dict[str, Any]] = ()
+    """For the log: events first, then the row of the steps since the last one."""
+    shown: Mapping[str, str] = MappingProxyType({})
+    """What the progress bar shows."""
+    is_milestone: bool = False
+    """Whether this progress is to be kept, however long ago the last checkpoint was."""
+    is_sound: bool = True
+    """Whether the run can go on from here."""
+
+
+class RunPlan(NamedTuple):
+    """What a run is, as its folder says."""
+
+    config: Config
+    """With the model's data-dependent fields filled in."""
+    seed: int
+    fingerprint: str
+    """Of the training data."""
+    num_steps: int
+    out: Path | None
+    metadata: Mapping[str, Any]
+    """Further plain values for ``run.json``."""
 
 
 def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) -> RunFolder | None:
@@ -68,7 +99,7 @@ def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) 
     return run
 
 
-def restore(run: RunFolder, start: Progress) -> Progress:
+def restore(run: RunFolder, start: Any) -> Any:
     """The progress of the newest sound checkpoint, with the log cut back to it; ``start`` where there is none.
 
     Only the first process of a run touches the log.
@@ -93,51 +124,79 @@ def restore(run: RunFolder, start: Progress) -> Progress:
     return progress
 
 
-def record(
-    turns: Iterator[Turn],
-    start: Progress,
+def carry_out(
+    start: Any,
+    reports_fn: Callable[[Any, RunFolder | None], Iterator[Report]],
     run: RunFolder | None,
-    config: Config,
-    valid_error: Callable[[Params], dict[str, np.ndarray]],
+    plan: RunPlan,
     show_progress: bool,
-) -> Progress:
-    """Take the turns of :func:`bnn_jax.sampling.progress.drive` to their end, and write what they give.
+) -> Any:
+    """Make or continue the folder of a run, and record the run to its end.
 
     Args:
-        turns: of the loop that began with ``start``.
-        start: progress before the first turn.
-        run: folder to write log and checkpoints into; nothing is written without one.
-        config: of the run.
-        valid_error: errors of each chain's position on the validation set, for the log.
+        start: progress before the first step.
+        reports_fn: the loop from a progress on, for the run of that folder (None where nothing is written).
+        run: the folder to continue, from :func:`find`.
+        plan: what the run is.
         show_progress: show a progress bar on a terminal.
+
+    Returns:
+        The last progress.
+
+    Raises:
+        InputError: there is no room, or the checkpoints do not fit.
+        LostProcessError: another process of the run has ended.
+    """
+    wait_for_all()  # all look at the folder before one writes into it
+    if plan.out is not None and run is None and is_first():
+        run = create_run(
+            plan.out, plan.config, seed=plan.seed, data_fingerprint=plan.fingerprint, metadata=plan.metadata
+        )
+    with locked(run) if run is not None and is_first() else contextlib.nullcontext():
+        if run is not None:
+            # Two checkpoints, the next one before it replaces the older, the posterior, and room for plots.
+            require_room(run.path, 4 * tree_bytes(start) + 50_000_000, "The checkpoints of this run")
+            start = restore(run, start)
+        return record(
+            reports_fn(start, run), start, run if is_first() else None, plan.num_steps, show_progress and is_first()
+        )
+
+
+def record(reports: Iterator[Report], start: Any, run: RunFolder | None, num_steps: int, show_progress: bool) -> Any:
+    """Take what a loop reports to its end, and write what it gives.
+
+    Args:
+        reports: of the loop that began with ``start``.
+        start: progress before the first report.
+        run: folder to write log and checkpoints into; nothing is written without one.
+        num_steps: steps of the whole run.
+        show_progress: show a progress bar on a terminal.
+
+    Returns:
+        The last progress.
 
     Raises:
         InputError: the disk is full or not writable; the last checkpoint is intact.
-        DivergenceError: all chains were stopped.
         LostProcessError: another process of the run has ended.
         KeyboardInterrupt: Ctrl-C or SIGTERM arrived in some process, after a checkpoint, unless its handler does
             something else.
     """
     progress, saved, leave = start, time.monotonic(), False
-    total = schedule.total_steps(config.sampler)
-    bar = tqdm(total=total, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True)
+    bar = tqdm(
+        total=num_steps, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True
+    )
     with bar, _signals_gathered() as arrived, _losses_explained():
-        for turn in turns:
-            progress = turn.progress
-            for divergence in turn.divergences:
-                _tell_of(divergence, progress, run)
-            if turn.row is not None:
-                # On one device: what is spread over several would make them wait for each other.
-                position = jax.device_get(whole(progress.states.sampler.position))
-                row = _log_row(progress, turn.row, valid_error(position) if run is not None or show_progress else {})
-                bar.set_postfix(loss=f"{row['loss']:.2f}", forces=f"{row.get('valid_forces_mae', np.nan):.4f}")
-                if run is not None:
+        for report in reports:
+            progress = report.progress
+            if run is not None:
+                for row in report.rows:
                     append_jsonl(run.path / LOG_FILE, row)
+            if report.shown:
+                bar.set_postfix(report.shown)
             bar.update(int(progress.step) - bar.n)
-            is_sample = turn.row is not None and int(progress.step) in schedule.sample_steps(config.sampler)
             is_late = time.monotonic() - saved > CHECKPOINT_SECONDS
             leave, is_late = in_any_process([bool(arrived), is_late])
-            if (is_sample or turn.divergences or leave or is_late) and progress.active.any():
+            if (report.is_milestone or leave or is_late) and report.is_sound:
                 everything = whole(progress)
                 if run is not None:
                     save_checkpoint(run, int(progress.step), everything)
@@ -147,8 +206,6 @@ def record(
     if leave:
         signal.raise_signal((arrived or [signal.SIGTERM])[0])
         raise KeyboardInterrupt  # where that signal is ignored, or its handler returns
-    if not progress.active.any():
-        raise DivergenceError(_epitaph(progress, run))
     return progress
 
 
@@ -187,57 +244,3 @@ def _losses_explained() -> Iterator[None]:
             f"Another process of this run has ended ({reason}); start all of them again with --resume: the run goes on"
             " from its last checkpoint."
         ) from error
-
-
-def _tell_of(divergence: guard.Divergence, progress: Progress, run: RunFolder | None) -> None:
-    """Log what was found, for people and for the record."""
-    stopped = not progress.active[divergence.chain]
-    scale = 0.5 ** int(progress.num_halvings[divergence.chain])
-    good = int(progress.good_states.step[divergence.chain])
-    action = "it is stopped there" if stopped else f"it goes on from there with {scale:g} times the step size"
-    _log.warning("%s; its last sound state is that of step %d, and %s.", _sentence(divergence), good, action)
-    if run is None:
-        return
-    event = {
-        "event": "stop" if stopped else "halve-step",
-        "step": good,
-        "chain": divergence.chain,
-        "found_at_step": divergence.step,
-        "cause": guard.CAUSES[divergence.cause].text,
-        "step_scale": scale,
-        "num_events": progress.num_events,
-    }
-    append_jsonl(run.path / LOG_FILE, event)
-
-
-def _sentence(divergence: guard.Divergence) -> str:
-    return f"Chain {divergence.chain} diverged at step {divergence.step}: {guard.CAUSES[divergence.cause].text}"
-
-
-def _epitaph(progress: Progress, run: RunFolder | None) -> str:
-    last = int(np.argmax(progress.stopped_step))
-    found = guard.Divergence(last, int(progress.stopped_step[last]), int(progress.stopped_cause[last]))
-    first_cure, second_cure = guard.CAUSES[found.cause].cures
-    others = "" if len(progress.active) == 1 else f", the last of {len(progress.active)} chains to do so"
-    kept = f" The last checkpoint in {run.path} is sound." if run is not None and has_checkpoint(run) else ""
-    return f"{_sentence(found)}{others}; {first_cure}, or {second_cure}.{kept}"
-
-
-def _log_row(progress: Progress, infos: chain.StepInfo, valid_error: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means over the steps since the last row and over the chains that go on."""
-    return {
-        "step": int(progress.step),
-        "num_samples": int(progress.num_samples),
-        "loss": -float(infos.estimate.log_likelihood.mean()),
-        "log_prior": float(infos.estimate.log_prior[-1].mean()),
-        "train_forces_rmse": float(np.sqrt(infos.estimate.forces_square_error.mean())),
-        **{name: float(values[progress.active].mean()) for name, values in valid_error.items()},
-        "step_size": float(infos.step_size[-1].mean()),
-        "temperature": float(infos.temperature[-1, 0]),
-        "kinetic_temperature": float(infos.sghmc.kinetic_temperature.mean()),
-        "configurational_temperature": float(infos.configurational_temperature.mean()),
-        "gradient_norm": float(infos.sghmc.grad_norm.mean()),
-        "noise_scale": float(infos.sghmc.noise_scale[-1].mean()),
-        "num_chains": int(progress.active.sum()),
-        "num_events": progress.num_events,
-    }

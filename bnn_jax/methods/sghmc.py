@@ -1,8 +1,7 @@
 """The Bayesian neural network: chains of SGHMC over the weights, with log, checkpoints and resume."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
-from bnn_jax.atoms.isolation import warn_of_isolated_atoms
+from bnn_jax.atoms.graph import PackedData, batch_bound, batch_size_needed, gather_batch, pack
 from bnn_jax.atoms.statistics import Statistics
-from bnn_jax.checkpoint import create_run, locked, require_room, tree_bytes
+from bnn_jax.checkpoint import RunFolder
 from bnn_jax.config import Config
-from bnn_jax.devices import chain_mesh, is_first, wait_for_all
-from bnn_jax.memory import peak_bytes, require_memory
-from bnn_jax.methods import recorder
-from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph, fill_model_config
+from bnn_jax.devices import chain_mesh, is_first
+from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
+from bnn_jax.methods import chain_log, recorder
+from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
+from bnn_jax.methods.preparation import check_batch_size, prepare
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
-from bnn_jax.sampling import chain, guard
+from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.sampling.progress import OnDivergence, Progress, begin, drive
-from bnn_jax.types import InputError, Params, PRNGKey
+from bnn_jax.types import InputError, Params, Potential, PRNGKey
 
-COMPILATION_BYTES = 1_500_000_000
-"""What XLA itself may take to compile a step of the largest preset."""
 _LESS_MEMORY = "lower sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine"
 
 
@@ -70,33 +67,31 @@ def fit(
         DivergenceError: every chain diverged.
         LostProcessError: another process of the run has ended.
     """
-    _check(train, valid, config, devices_per_chain)
-    statistics = train.statistics(config.model.cutoff)
-    config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
-    packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
-    warn_of_isolated_atoms(packed, config.model.cutoff)
+    _check_devices(config, devices_per_chain)
+    check_batch_size(config.sampler.batch_size, train, "sampler.batch_size")
+    config, statistics, packed = prepare(train, valid, config)
     valid_error = _valid_error(valid, config, statistics)
     fingerprint = train.fingerprint()
-    run = None if out is None else recorder.find(Path(out), config, seed, fingerprint, resume)
+    out = None if out is None else Path(out)
+    run = None if out is None else recorder.find(out, config, seed, fingerprint, resume)
     require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
     chunk, plan, states = build_chains(rng_key, packed, config, devices_per_chain)
     data = chunk.place(packed)
     longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
     lowered = chunk.lower(states, data, longest_plan)
-    require_memory(peak_bytes(lowered), "a step of this network on batches of this size", _LESS_MEMORY)
+    step_bytes = peak_bytes(lowered)
+    require_memory(step_bytes, "a step of this network on batches of this size", _LESS_MEMORY)
     start = begin(states, lowered.out_info[1], config.sampler)
-    counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid)}
-    wait_for_all()  # all look at the folder before one writes into it
-    if out is not None and run is None and is_first():
-        metadata = counts | dict(metadata or {})
-        run = create_run(out, config, seed=seed, data_fingerprint=fingerprint, metadata=metadata)
-    with locked(run) if run is not None and is_first() else contextlib.nullcontext():
-        if run is not None:
-            # Two checkpoints, the next one before it replaces the older, the posterior, and room for plots.
-            require_room(run.path, 4 * tree_bytes(start) + 50_000_000, "The checkpoints of this run")
-            start = recorder.restore(run, start)
+    counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid), "step_bytes": step_bytes}
+    num_steps = schedule.total_steps(config.sampler)
+    run_plan = recorder.RunPlan(config, seed, fingerprint, num_steps, out, counts | dict(metadata or {}))
+
+    def reports_fn(start: Progress, run: RunFolder | None) -> Iterator[recorder.Report]:
         turns = drive(start, chunk, data, plan, config.sampler, on_divergence)
-        final = recorder.record(turns, start, run if is_first() else None, config, valid_error, progress and is_first())
+        is_watched = run is not None or (progress and is_first())
+        return chain_log.reports(turns, start, config.sampler, valid_error if is_watched else lambda _: {}, run)
+
+    final = recorder.carry_out(start, reports_fn, run, run_plan, progress)
     posterior = _posterior(final, config, statistics, seed)
     return dataclasses.replace(posterior, train_hashes=train.hashes())
 
@@ -115,23 +110,21 @@ def _posterior(final: Progress, config: Config, statistics: Statistics, seed: in
     return Posterior(config, statistics, samples, int(active.sum()), seed, sampling=record)
 
 
-def _check(train: Dataset, valid: Dataset | None, config: Config, devices_per_chain: int) -> None:
+def potential(config: Config) -> Potential:
+    """The network whose weights are sampled.
+
+    Args:
+        config: with the model's data-dependent fields filled in.
+    """
+    return nequip(config.model)
+
+
+def _check_devices(config: Config, devices_per_chain: int) -> None:
     sampler = config.sampler
     if devices_per_chain < 1 or sampler.batch_size % devices_per_chain:
         raise InputError(
             f"devices_per_chain is {devices_per_chain}, which does not divide sampler.batch_size {sampler.batch_size};"
             " choose a divisor."
-        )
-    if sampler.batch_size > len(train):
-        raise InputError(
-            f"sampler.batch_size is {sampler.batch_size} and the training set has {len(train)} structures; lower it."
-        )
-    if not np.isfinite(train.energy).any() and not np.isfinite(train.forces).any():
-        raise InputError("The training set has no energy and no forces; give labelled structures or name their keys.")
-    if valid is not None and (unknown := set(valid.species) - set(train.species)):
-        raise InputError(
-            f"The validation set has atomic numbers {sorted(unknown)} that the training set lacks;"
-            " split them differently."
         )
 
 
@@ -151,9 +144,9 @@ def build_chains(
         ``[step, chain, batch]``), and the chains at their start, with a leading axis.
     """
     sampler, data_size = config.sampler, len(packed.energy)
-    potential = nequip(config.model)
+    network = potential(config)
     prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
-    estimate = log_density_estimator(potential.apply, prior, data_size, config.posterior.stress_std)
+    estimate = log_density_estimator(network.apply, prior, data_size, config.posterior.stress_std)
     value_and_grad_fn = value_and_grad_estimator(estimate)
     if devices_per_chain > 1:
         value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
@@ -166,17 +159,11 @@ def build_chains(
 
     weight_keys, noise_keys = (jax.random.split(jax.random.fold_in(rng_key, i), sampler.num_chains) for i in range(2))
     graph = example_graph(config.model)
-    position = jax.jit(jax.vmap(lambda key: potential.init(key, graph)))(weight_keys)
+    position = jax.jit(jax.vmap(lambda key: network.init(key, graph)))(weight_keys)
     states = jax.vmap(lambda key, start: chain.init(key, start, sampler.mass))(noise_keys, position)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
     mesh = chain_mesh(sampler.num_chains, devices_per_chain)
     return chain.build_chunk(step, minibatch, mesh, chain.build_turn(sampler)), plan, states
-
-
-def batch_bound(packed: PackedData, batch_size: int) -> tuple[int, int]:
-    """Padded sizes that just hold any minibatch: one shape serves the whole run, so there is no need of a ladder."""
-    atoms, edges = (np.sort(np.diff(offset))[-batch_size:].sum() for offset in (packed.node_offset, packed.edge_offset))
-    return int(atoms) + 1, max(int(edges), 2)
 
 
 def _valid_error(

@@ -147,7 +147,10 @@ def build_turn(config: SamplerConfig) -> Callable[[ChainState], ChainState]:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Many steps of many chains in one compiled call; see :func:`build_chunk`."""
+    """Many steps of many chains in one compiled call; see :func:`build_chunk`.
+
+    States are whatever the step takes, with a leading ``chain`` axis on every leaf.
+    """
 
     jitted: Any
     sharding: NamedSharding
@@ -158,13 +161,13 @@ class Chunk:
         return placed(data, NamedSharding(self.sharding.mesh, PartitionSpec()))
 
     def __call__(
-        self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int
-    ) -> tuple[ChainState, StepInfo]:
+        self, states: Any, data: Any, plan: Int[np.ndarray, "step chain batch"], num_steps: int
+    ) -> tuple[Any, Any]:
         """States after the first ``num_steps`` of the plan, and infos [step, chain] of which the rest is zero."""
         # Where the chunk leaves its states: the first call, with states from elsewhere, would compile for itself.
         return self.jitted(placed(states, self.sharding), data, plan, num_steps)
 
-    def lower(self, states: ChainState, data: Any, plan: Int[np.ndarray, "step chain batch"]) -> Any:
+    def lower(self, states: Any, data: Any, plan: Int[np.ndarray, "step chain batch"]) -> Any:
         """The call traced, as :meth:`jax.stages.Wrapped.lower` has it; a call of these shapes does not trace again."""
         return self.jitted.lower(placed(states, self.sharding), data, plan, 1)
 
@@ -200,7 +203,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callab
     """
     chains, steps, plans = PartitionSpec("chain"), PartitionSpec(None, "chain"), PartitionSpec(None, "chain", "data")
 
-    def one_chain(state: ChainState, data: Any, indices: Int[Array, " batch"]) -> tuple[ChainState, StepInfo]:
+    def one_chain(state: Any, data: Any, indices: Int[Array, " batch"]) -> tuple[Any, Any]:
         return step(state, minibatch_fn(data, indices))
 
     all_chains = jax.vmap(one_chain, in_axes=(0, None, 0))
@@ -213,7 +216,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callab
         out_specs=(chains, steps),
         check_vma=False,
     )
-    def chunk(states: ChainState, data: Any, plan: Int[Array, "step chain batch"], num_steps: Int[Array, ""]) -> Any:
+    def chunk(states: Any, data: Any, plan: Int[Array, "step chain batch"], num_steps: Int[Array, ""]) -> Any:
         _, shape = jax.eval_shape(all_chains, states, data, plan[0])
         infos = jax.tree.map(lambda leaf: jnp.zeros((plan.shape[0], *leaf.shape), leaf.dtype), shape)
 

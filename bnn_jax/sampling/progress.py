@@ -130,7 +130,7 @@ def drive(
     while progress.active.any() and (step := int(progress.step)) < sample_steps[-1]:
         stop = int(stops[stops > step][0])
         num_steps = min(length, stop - step)
-        plan = _padded(plan_fn(step, num_steps), config.log_every)
+        plan = padded_plan(plan_fn(step, num_steps), config.log_every)
         start = time.perf_counter()
         states, infos = chunk_fn(progress.states, data, plan, num_steps)
         infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], whole(infos))  # waits for the device
@@ -142,8 +142,13 @@ def drive(
             length = min(config.log_every, 2 * length)
 
 
-def _padded(plan: Int[np.ndarray, "step chain batch"], num_steps: int) -> Int[np.ndarray, "log_every chain batch"]:
-    """One shape for chunks of any length."""
+def padded_plan(plan: Int[np.ndarray, "step chain batch"], num_steps: int) -> Int[np.ndarray, "log_every chain batch"]:
+    """A plan with so many rows, of which those after its own mean nothing: one shape for chunks of any length.
+
+    Args:
+        plan: of a chunk.
+        num_steps: of the longest chunk.
+    """
     padded = np.zeros((num_steps, *plan.shape[1:]), plan.dtype)
     padded[: len(plan)] = plan
     return padded
@@ -163,7 +168,7 @@ def _advance(
     progress = before._replace(
         states=states if before.active.all() else _select(before.active, states, before.states),
         step=before.step + num_steps,
-        infos=jax.tree.map(lambda old, new: _written(old, int(before.num_infos), new), before.infos, infos),
+        infos=jax.tree.map(lambda old, new: written(old, int(before.num_infos), new), before.infos, infos),
         num_infos=before.num_infos + num_steps,
         first_potential_energy=np.where(is_first, energy[0], before.first_potential_energy),
     )
@@ -191,7 +196,8 @@ def _advance(
     return Turn(_with_row_closed(progress, config), row, divergences)
 
 
-def _written(old: np.ndarray, first: int, new: np.ndarray) -> np.ndarray:
+def written(old: np.ndarray, first: int, new: np.ndarray) -> np.ndarray:
+    """A copy of ``old`` with the rows from ``first`` on replaced by ``new``."""
     old = old.copy()
     old[first : first + len(new)] = new
     return old

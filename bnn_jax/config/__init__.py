@@ -1,0 +1,39 @@
+"""The configuration of a run: frozen dataclasses, strict YAML in and out, and the presets tiny, small and paper."""
+
+from bnn_jax.config.config import Config
+from bnn_jax.config.presets import PresetName
+from bnn_jax.config.sections import (
+    DropoutConfig,
+    EnsembleConfig,
+    EvidentialConfig,
+    LaplaceConfig,
+    MassName,
+    MeanVarianceConfig,
+    MixtureConfig,
+    ModelConfig,
+    OptimizerName,
+    PosteriorConfig,
+    RateSchedule,
+    SamplerConfig,
+    TrainerConfig,
+    Variant,
+)
+
+__all__ = [
+    "Config",
+    "DropoutConfig",
+    "EnsembleConfig",
+    "EvidentialConfig",
+    "LaplaceConfig",
+    "MassName",
+    "MeanVarianceConfig",
+    "MixtureConfig",
+    "ModelConfig",
+    "OptimizerName",
+    "PosteriorConfig",
+    "PresetName",
+    "RateSchedule",
+    "SamplerConfig",
+    "TrainerConfig",
+    "Variant",
+]

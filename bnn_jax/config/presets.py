@@ -1,0 +1,48 @@
+"""The presets by name: ``tiny`` for tests, ``small`` for a laptop, ``paper`` for the published settings."""
+
+from typing import Any, Literal
+
+PresetName = Literal["tiny", "small", "paper"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "model": {"num_blocks": 2, "num_features": 8, "radial_hidden": [16]},
+        "sampler": {"convergence_steps": 200, "cycle_steps": 50, "num_samples": 4},
+        "trainer": {"num_steps": 400, "log_every": 50},
+    },
+    "small": {
+        "model": {"l_max": 2},
+        "sampler": {
+            "num_chains": 2,
+            "num_samples": 4,
+            "batch_size": 5,
+            "mass": "kronecker",
+            "convergence_steps": 26_000,
+            "step_size_first": 2e-2,
+            "step_size_last": 1e-3,
+            "cycle_steps": 4_000,
+            "cycle_step_size": 5e-4,
+            "log_every": 500,
+        },
+        "trainer": {"batch_size": 5, "num_steps": 20_000, "log_every": 500},
+    },
+    "paper": {
+        "model": {
+            "cutoff": 4.0,
+            "num_blocks": 4,
+            "num_features": 64,
+            "l_max": 2,
+            "radial_hidden": [64, 64],
+            "std_hidden": [32, 16],
+        },
+        "sampler": {
+            "batch_size": 30,
+            "convergence_steps": 1_000_000,
+            "step_size_first": 1e-2,
+            "step_size_last": 1e-5,
+            "cycle_steps": 100_000,
+            "cycle_step_size": 1e-3,
+        },
+        "trainer": {"batch_size": 30, "num_steps": 1_000_000, "log_every": 1_000},
+    },
+}

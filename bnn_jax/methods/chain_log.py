@@ -1,0 +1,104 @@
+"""What chains tell of themselves as they run: rows of the log, divergences, and the sentence of the last of them."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from bnn_jax.checkpoint import RunFolder, has_checkpoint
+from bnn_jax.config import SamplerConfig
+from bnn_jax.devices import whole
+from bnn_jax.methods.recorder import DivergenceError, Report
+from bnn_jax.sampling import chain, guard, schedule
+from bnn_jax.sampling.progress import Progress, Turn
+from bnn_jax.types import Params
+
+_log = logging.getLogger(__name__)
+
+ValidError = Callable[[Params], dict[str, np.ndarray]]
+
+
+def reports(
+    turns: Iterator[Turn], start: Progress, config: SamplerConfig, valid_error: ValidError, run: RunFolder | None
+) -> Iterator[Report]:
+    """The turns of :func:`bnn_jax.sampling.progress.drive`, in words and numbers.
+
+    Args:
+        turns: of the loop.
+        start: progress before the first of them.
+        config: the sampler's settings.
+        valid_error: errors of each chain's position on the validation set, for the log.
+        run: the folder of the run, if it has one.
+
+    Raises:
+        DivergenceError: all chains were stopped.
+    """
+    progress = start
+    for turn in turns:
+        progress = turn.progress
+        rows = [_event(divergence, progress) for divergence in turn.divergences]
+        shown, is_sample = {}, False
+        if turn.row is not None:
+            # On one device: what is spread over several would make them wait for each other.
+            position = jax.device_get(whole(progress.states.sampler.position))
+            row = _log_row(progress, turn.row, valid_error(position))
+            shown = {"loss": f"{row['loss']:.2f}", "forces": f"{row.get('valid_forces_mae', np.nan):.4f}"}
+            is_sample = int(progress.step) in schedule.sample_steps(config)
+            rows.append(row)
+        is_milestone = is_sample or bool(turn.divergences)
+        yield Report(progress, rows, shown, is_milestone, is_sound=bool(progress.active.any()))
+    if not progress.active.any():
+        raise DivergenceError(_epitaph(progress, run))
+
+
+def _event(divergence: guard.Divergence, progress: Progress) -> dict[str, Any]:
+    """What was found, for people now and for the record."""
+    stopped = not progress.active[divergence.chain]
+    scale = 0.5 ** int(progress.num_halvings[divergence.chain])
+    good = int(progress.good_states.step[divergence.chain])
+    action = "it is stopped there" if stopped else f"it goes on from there with {scale:g} times the step size"
+    _log.warning("%s; its last sound state is that of step %d, and %s.", _sentence(divergence), good, action)
+    return {
+        "event": "stop" if stopped else "halve-step",
+        "step": good,
+        "chain": divergence.chain,
+        "found_at_step": divergence.step,
+        "cause": guard.CAUSES[divergence.cause].text,
+        "step_scale": scale,
+        "num_events": progress.num_events,
+    }
+
+
+def _sentence(divergence: guard.Divergence) -> str:
+    return f"Chain {divergence.chain} diverged at step {divergence.step}: {guard.CAUSES[divergence.cause].text}"
+
+
+def _epitaph(progress: Progress, run: RunFolder | None) -> str:
+    last = int(np.argmax(progress.stopped_step))
+    found = guard.Divergence(last, int(progress.stopped_step[last]), int(progress.stopped_cause[last]))
+    first_cure, second_cure = guard.CAUSES[found.cause].cures
+    others = "" if len(progress.active) == 1 else f", the last of {len(progress.active)} chains to do so"
+    kept = f" The last checkpoint in {run.path} is sound." if run is not None and has_checkpoint(run) else ""
+    return f"{_sentence(found)}{others}; {first_cure}, or {second_cure}.{kept}"
+
+
+def _log_row(progress: Progress, infos: chain.StepInfo, valid_error: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means over the steps since the last row and over the chains that go on."""
+    return {
+        "step": int(progress.step),
+        "num_samples": int(progress.num_samples),
+        "loss": -float(infos.estimate.log_likelihood.mean()),
+        "log_prior": float(infos.estimate.log_prior[-1].mean()),
+        "train_forces_rmse": float(np.sqrt(infos.estimate.forces_square_error.mean())),
+        **{name: float(values[progress.active].mean()) for name, values in valid_error.items()},
+        "step_size": float(infos.step_size[-1].mean()),
+        "temperature": float(infos.temperature[-1, 0]),
+        "kinetic_temperature": float(infos.sghmc.kinetic_temperature.mean()),
+        "configurational_temperature": float(infos.configurational_temperature.mean()),
+        "gradient_norm": float(infos.sghmc.grad_norm.mean()),
+        "noise_scale": float(infos.sghmc.noise_scale[-1].mean()),
+        "num_chains": int(progress.active.sum()),
+        "num_events": progress.num_events,
+    }

@@ -1,0 +1,63 @@
+"""What every method does with the data before it begins: checks, statistics, packed arrays."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.graph import PackedData, pack
+from bnn_jax.atoms.isolation import warn_of_isolated_atoms
+from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.config import Config
+from bnn_jax.methods.base import fill_model_config
+from bnn_jax.types import InputError
+
+
+class Prepared(NamedTuple):
+    """A training set, ready."""
+
+    config: Config
+    """With the model's data-dependent fields filled in."""
+    statistics: Statistics
+    packed: PackedData
+
+
+def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
+    """Check the data of a run and pack the training set.
+
+    Args:
+        train: training set.
+        valid: validation set, if there is one.
+        config: of the run.
+
+    Raises:
+        InputError: the training set has no label, or the validation set an element that it lacks.
+    """
+    if not np.isfinite(train.energy).any() and not np.isfinite(train.forces).any():
+        raise InputError("The training set has no energy and no forces; give labelled structures or name their keys.")
+    if valid is not None and (unknown := set(valid.species) - set(train.species)):
+        raise InputError(
+            f"The validation set has atomic numbers {sorted(unknown)} that the training set lacks;"
+            " split them differently."
+        )
+    statistics = train.statistics(config.model.cutoff)
+    config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
+    packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)
+    warn_of_isolated_atoms(packed, config.model.cutoff)
+    return Prepared(config, statistics, packed)
+
+
+def check_batch_size(batch_size: int, train: Dataset, key: str) -> None:
+    """Refuse minibatches larger than the training set.
+
+    Args:
+        batch_size: structures of a minibatch.
+        train: training set.
+        key: that the configuration has it under.
+
+    Raises:
+        InputError: they are.
+    """
+    if batch_size > len(train):
+        raise InputError(f"{key} is {batch_size} and the training set has {len(train)} structures; lower it.")
