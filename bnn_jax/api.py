@@ -11,8 +11,9 @@ import jax
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
 from bnn_jax.devices import is_first
-from bnn_jax.methods import Posterior, sghmc
+from bnn_jax.methods import Posterior, registry
 from bnn_jax.sampling.progress import OnDivergence
+from bnn_jax.types import InputError
 from bnn_jax.verdict import judge
 
 Structures = Dataset | Sequence[ase.Atoms]
@@ -36,11 +37,12 @@ def fit(
     devices_per_chain: int = 1,
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
-    """Sample the posterior of a stochastic NequIP, given labelled structures.
+    """A potential with error bars by ``config.method``, given labelled structures: by default samples of the posterior.
 
     Args:
         train: training set, with energies (eV), forces (eV/Angstrom), stresses, or some of them.
-        valid: validation set; the log shows its force error, the samples do not depend on it.
+        valid: validation set. The log shows its force error; samples of the posterior do not depend on it,
+            networks that are trained stop early by it.
         config: of the run; the preset ``small`` if none.
         seed: every random number of the run follows from it.
         out: run folder for configuration, log, checkpoints and posterior; nothing is written without one.
@@ -63,18 +65,25 @@ def fit(
     """
     train = as_dataset(train)
     valid = None if valid is None else as_dataset(valid)
-    posterior = sghmc.fit(
+    config = config or Config.preset("small")
+    options = {"on_divergence": on_divergence, "devices_per_chain": devices_per_chain}
+    if config.method != "sghmc":
+        if (on_divergence, devices_per_chain) != ("stop", 1):
+            raise InputError(
+                f"on_divergence and devices_per_chain are for sghmc, not for {config.method}; leave them out."
+            )
+        options = {}
+    posterior = registry.get(config.method).fit(
         jax.random.key(seed),
         train,
         valid,
-        config or Config.preset("small"),
+        config,
         seed=seed,
         out=out,
         resume=resume,
         progress=progress,
-        on_divergence=on_divergence,
-        devices_per_chain=devices_per_chain,
         metadata=metadata,
+        **options,
     )
     verdict = judge(posterior, train if valid is None else valid, labels_are_held_out=valid is not None)
     posterior = dataclasses.replace(posterior, verdict=verdict)

@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,8 +25,8 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     Energies are total energies. ``mll`` is the mean log likelihood of the normal with the predictive mean and total
     variance, ``mll_mixture`` that of the samples' equal mixture, ``mll_aleatoric`` that of the normal with the
     aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
-    error, is beyond 1 kcal/mol/Angstrom. A posterior that was judged not to be trusted warns
-    (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
+    error, is beyond 1 kcal/mol/Angstrom, and so is what needs stds that the method does not have. A posterior that was
+    judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
 
     Args:
         posterior: the samples.
@@ -78,11 +80,12 @@ def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, 
 
 def _check_finite(predictive: Predictive) -> None:
     """Refuse what overflowed: exp(...) of a network's output may, far from all training data."""
-    values = np.hstack([predictive.forces, predictive.forces_std])
-    atom_is_finite = np.isfinite(values).all(axis=1)
+    stds = predictive.forces_std, predictive.energy_std
+    forces_std, energy_std = (np.where(np.isnan(std).all(), 0.0, std) for std in stds)  # the method has none
+    atom_is_finite = np.isfinite(predictive.forces + forces_std).all(axis=1)
     first = np.cumsum(predictive.num_atoms) - predictive.num_atoms
     finite = np.logical_and.reduceat(atom_is_finite, first)
-    finite &= np.isfinite(predictive.energy) & np.isfinite(predictive.energy_std)
+    finite &= np.isfinite(predictive.energy + energy_std)
     if not finite.all():
         raise InputError(
             f"The prediction for structure {int(np.argmin(finite))} of the test set is not finite"
@@ -90,16 +93,22 @@ def _check_finite(predictive: Predictive) -> None:
         )
 
 
+def _where_defined(metric: Callable[..., float], stds: np.ndarray, *arguments: Any, **options: Any) -> float:
+    """A metric that needs positive stds; NaN where the method has none."""
+    return metric(*arguments, **options) if (stds > 0).all() else float("nan")
+
+
 def _energy_scores(predictive: Predictive, target: np.ndarray, known: np.ndarray) -> dict[str, float]:
     mean, std, target = predictive.energy[known], predictive.energy_std[known], target[known]
     aleatoric = predictive.energy_std_aleatoric[known]
     samples, sample_stds = predictive.energy_samples[:, known], predictive.energy_std_samples[:, known]
+    likelihood = metrics.gaussian_log_likelihood
     return {
         "energy_mae": metrics.mean_absolute_error(mean, target),
         "energy_rmse": metrics.root_mean_square_error(mean, target),
-        "energy_mll": metrics.gaussian_log_likelihood(mean, std, target),
-        "energy_mll_mixture": metrics.mixture_log_likelihood(samples, sample_stds, target),
-        "energy_mll_aleatoric": metrics.gaussian_log_likelihood(mean, aleatoric, target),
+        "energy_mll": _where_defined(likelihood, std, mean, std, target),
+        "energy_mll_mixture": _where_defined(metrics.mixture_log_likelihood, sample_stds, samples, sample_stds, target),
+        "energy_mll_aleatoric": _where_defined(likelihood, aleatoric, mean, aleatoric, target),
         "energy_std": float(std.mean()),
     }
 
@@ -109,17 +118,18 @@ def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndar
     shape = predictive.forces_samples.shape
     aleatoric = np.broadcast_to(predictive.forces_std_aleatoric[:, None], shape[1:])[labelled]
     sample_stds = np.broadcast_to(predictive.forces_std_samples[..., None], shape)[:, labelled]
-    samples = predictive.forces_samples[:, labelled]
+    samples, rank = predictive.forces_samples[:, labelled], predictive.forces_score[labelled]
     errors = mean - target
+    likelihood, auroc = metrics.gaussian_log_likelihood, metrics.outlier_auroc
     return {
         "forces_mae": metrics.mean_absolute_error(mean, target),
         "forces_rmse": metrics.root_mean_square_error(mean, target),
-        "forces_mll": metrics.gaussian_log_likelihood(mean, std, target),
-        "forces_mll_mixture": metrics.mixture_log_likelihood(samples, sample_stds, target),
-        "forces_mll_aleatoric": metrics.gaussian_log_likelihood(mean, aleatoric, target),
-        "forces_auroc": metrics.outlier_auroc(errors, std, OUTLIER_THRESHOLD),
-        "forces_auroc_aleatoric": metrics.outlier_auroc(errors, aleatoric, OUTLIER_THRESHOLD),
-        "forces_nece": metrics.nece(errors, sample_stds, means=mean - samples),
+        "forces_mll": _where_defined(likelihood, std, mean, std, target),
+        "forces_mll_mixture": _where_defined(metrics.mixture_log_likelihood, sample_stds, samples, sample_stds, target),
+        "forces_mll_aleatoric": _where_defined(likelihood, aleatoric, mean, aleatoric, target),
+        "forces_auroc": auroc(errors, rank, OUTLIER_THRESHOLD),
+        "forces_auroc_aleatoric": _where_defined(auroc, aleatoric, errors, aleatoric, OUTLIER_THRESHOLD),
+        "forces_nece": _where_defined(metrics.nece, sample_stds, errors, sample_stds, means=mean - samples),
         "forces_std": float(std.mean()),
         "forces_std_aleatoric": float(aleatoric.mean()),
     }

@@ -276,7 +276,7 @@ def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int
 
 def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int) -> Prediction:
     def cut(field: str, array: np.ndarray) -> np.ndarray:
-        per_structure = field in ("energy", "energy_std", "stress")
+        per_structure = field in ("energy", "energy_std", "energy_std_epistemic", "stress")
         return np.asarray(array[:, : num_structures if per_structure else num_atoms])
 
     fields: dict[str, Any] = {k: v if v is None else cut(k, v) for k, v in prediction._asdict().items()}
@@ -290,6 +290,8 @@ def combine(
 
     .. math:: \mu = \frac1K \sum_k \mu_k, \qquad
               \sigma^2 = \frac1K \sum_k \sigma_k^2 + \frac{1}{K-1} \sum_k (\mu_k - \mu)^2
+
+    Where samples have epistemic stds of their own, the mean of their squares adds to the spread.
 
     The energy of a structure is the sum of its atoms', so that the two agree to double precision.
 
@@ -307,7 +309,8 @@ def combine(
     energy_samples = above_shifts + np.add.reduceat(shifts, first)
     energy_aleatoric = np.sqrt(np.mean(host.energy_std**2, axis=0))
     forces_aleatoric = np.sqrt(np.mean(host.forces_std**2, axis=0))
-    energy_epistemic, forces_epistemic = _spread(above_shifts), _spread(host.forces)
+    energy_epistemic = _with_own(_spread(above_shifts), host.energy_std_epistemic)
+    forces_epistemic = _with_own(_spread(host.forces), host.forces_std_epistemic)
     return Predictive(
         energy=energy_samples.mean(axis=0),
         energy_std=np.hypot(energy_aleatoric, energy_epistemic),
@@ -325,7 +328,13 @@ def combine(
         forces_samples=host.forces,
         forces_std_samples=host.forces_std,
         num_atoms=np.asarray(num_atoms),
+        score=None if host.score is None else host.score.mean(axis=0),
     )
+
+
+def _with_own(spread: np.ndarray, own: np.ndarray | None) -> np.ndarray:
+    """The spread [...] and the samples' own epistemic stds [sample, ...], if they have any, together."""
+    return spread if own is None else np.hypot(spread, np.sqrt(np.mean(own**2, axis=0)))
 
 
 def _spread(samples: Float[np.ndarray, " sample *shape"]) -> Float[np.ndarray, " *shape"]:

@@ -67,10 +67,18 @@ class Prediction(NamedTuple):
     """Energy of each atom above its shift, in eV."""
     features: Float[Array, "atom feature"] | None
     """Invariant features that the readout is linear in, dimensionless; None where they were dropped to save memory."""
+    energy_std_epistemic: Float[Array, " structure"] | None = None
+    """What one set of parameters says of its own error, beside the noise, in eV; None where only several tell."""
+    forces_std_epistemic: Float[Array, "atom 3"] | None = None
+    score: Float[Array, " atom"] | None = None
+    """What atoms are to be ranked by, where that is no std of the forces."""
 
 
 class Potential(NamedTuple):
-    """A stochastic interatomic potential as a pair of pure functions."""
+    """A stochastic interatomic potential as a pair of pure functions.
+
+    A std of zero says that the potential has no such part, NaN that it says nothing of the matter.
+    """
 
     init: Callable[[PRNGKey, AtomGraph], Params]
     """``init(rng_key, graph) -> params``."""
@@ -107,6 +115,21 @@ class Predictive(NamedTuple):
     forces_samples: Float[np.ndarray, "sample atom 3"]
     forces_std_samples: Float[np.ndarray, "sample atom"]
     num_atoms: Int[np.ndarray, " structure"]
+    score: Float[np.ndarray, " atom"] | None = None
+    """What atoms are ranked by, where that is not the std of their forces: the mean over samples of their scores."""
+
+    @property
+    def forces_score(self) -> Float[np.ndarray, "atom 3"]:
+        """Grows with the error that is expected of a force component: its std, or the atom's score."""
+        return self.forces_std if self.score is None else np.broadcast_to(self.score[:, None], self.forces.shape)
+
+    @property
+    def energy_score(self) -> Float[np.ndarray, " structure"]:
+        """Grows with the error that is expected of an energy: its std, or the mean score of the structure's atoms."""
+        if self.score is None:
+            return self.energy_std
+        first = np.cumsum(self.num_atoms) - self.num_atoms
+        return np.add.reduceat(self.score, first) / self.num_atoms
 
 
 class Verdict(NamedTuple):

@@ -43,7 +43,8 @@ def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) ->
     """
     held_out = monitored(held_out)
     predictive = posterior.predict(held_out)
-    findings = [*_stopped(posterior), *_agreement(posterior, predictive), *_temperature(posterior.sampling)]
+    findings = [*_stopped(posterior), *(_agreement(posterior, predictive) if posterior.is_sampled else [])]
+    findings += _temperature(posterior.sampling)
     if labels_are_held_out and np.isfinite(held_out.forces).any():
         findings += [*_calibration(predictive, held_out), *_samples(predictive, held_out, posterior.num_chains)]
     findings += _halvings(posterior.sampling)
@@ -136,6 +137,8 @@ def _temperature(sampling: SamplingRecord | None) -> list[Finding]:
 def _calibration(predictive: Predictive, held_out: Dataset) -> list[Finding]:
     """Root mean square of error over std, judged where its scatter over structures allows."""
     labelled = np.isfinite(held_out.forces)
+    if not (predictive.forces_std > 0).all():
+        return []  # a method without error bars in the unit of the forces
     z = np.where(labelled, (predictive.forces - held_out.forces) / predictive.forces_std, 0.0)
     first = held_out.offsets[:-1]
     counts = np.add.reduceat(labelled.sum(axis=1), first)

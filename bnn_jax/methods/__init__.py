@@ -1,5 +1,6 @@
 """Methods that put error bars on a potential, one file each, with one protocol: fit to a posterior that predicts."""
 
 from bnn_jax.methods.base import Posterior
+from bnn_jax.methods.registry import Method, get, names, register
 
-__all__ = ["Posterior"]
+__all__ = ["Method", "Posterior", "get", "names", "register"]

@@ -19,7 +19,7 @@ from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.export import PLATFORMS, export
-from bnn_jax.model import nequip
+from bnn_jax.methods.registry import get
 from bnn_jax.predict import Predictor, every_sample
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
@@ -67,6 +67,7 @@ class Posterior:
     samples: Params
     """Parameters with a leading sample axis: the samples of the first chain, then those of the next."""
     num_chains: int
+    """Chains that the samples come from; of a method that samples none, one."""
     seed: int
     sampling: SamplingRecord | None = None
     """None for samples that no chain gave."""
@@ -78,13 +79,18 @@ class Posterior:
     @cached_property
     def potential(self) -> Potential:
         """The potential whose parameters the samples are."""
-        return nequip(self.config.model)
+        return get(self.config.method).potential(self.config)
 
     @cached_property
     def predictor(self) -> Predictor:
         """What predictions need of it, compiled once for each shape."""
         apply_samples = every_sample(self.potential.apply)
         return Predictor(apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its samples come from chains, which can agree or not."""
+        return self.config.method == "sghmc"
 
     @property
     def num_samples(self) -> int:
@@ -163,8 +169,9 @@ class Posterior:
             raise DamagedFileError(
                 f"{file} has no sound description ({error!r:.200}); restore it from a copy."
             ) from error
-        model, num_samples, num_train = fields["config"].model, int(metadata["num_samples"]), int(metadata["num_train"])
-        shapes = jax.eval_shape(nequip(model).init, jax.random.key(0), example_graph(model))
+        config, num_samples, num_train = fields["config"], int(metadata["num_samples"]), int(metadata["num_train"])
+        init = get(config.method).potential(config).init
+        shapes = jax.eval_shape(init, jax.random.key(0), example_graph(config.model))
         like = {
             "samples": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_samples, *leaf.shape), leaf.dtype), shapes),
             "train_hashes": np.broadcast_to(np.uint64(0), num_train),  # takes no memory, whatever the number

@@ -1,5 +1,8 @@
 """The stochastic NequIP behind ``Potential(init, apply)``; the only room that knows flax and e3nn."""
 
+from bnn_jax.model.channels import channel_readers
 from bnn_jax.model.potential import nequip
+from bnn_jax.model.radial import MLP
+from bnn_jax.model.readout import readout, with_readout
 
-__all__ = ["nequip"]
+__all__ = ["MLP", "channel_readers", "nequip", "readout", "with_readout"]

@@ -42,11 +42,11 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def new_figure(
-    width: float = 6.4, height: float = 4.8, num_rows: int = 1, num_columns: int = 1
+    width: float = 6.4, height: float = 4.8, num_rows: int = 1, num_columns: int = 1, *, share_x: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure (``width`` of 6.4 is 800 pixels) and its panels, row by row, that share their columns' x axes."""
+    """An empty figure (``width`` of 6.4 is 800 pixels) and its panels, row by row, sharing x axes by column."""
     figure = Figure(figsize=(width, height), dpi=125, layout="constrained")
-    panels = list(figure.subplots(num_rows, num_columns, sharex="col", squeeze=False).ravel())
+    panels = list(figure.subplots(num_rows, num_columns, sharex="col" if share_x else "none", squeeze=False).ravel())
     for axes in panels:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)

@@ -11,13 +11,14 @@ from bnn_jax.report._figure import BLUE, GREY, ORANGE, new_figure
 from bnn_jax.types import InputError
 
 TRAINING_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
-    ("Loss", (("loss", "loss"),), False),
+    ("Loss", (("loss", "training"), ("valid_loss", "validation")), False),
     (
         "Validation\nforce error (eV/Å)",
         (("valid_forces_mae", "MAE"), ("valid_forces_rmse", "RMSE")),
         True,
     ),
     ("Step size", (("step_size", "step size"),), True),
+    ("Learning rate", (("learning_rate", "learning rate"),), True),
     (
         "Temperature",
         (

@@ -177,7 +177,7 @@ def roc(
 
     Args:
         errors: predictions minus references, in ``unit``.
-        scores: predicted standard deviations.
+        scores: predicted standard deviations, or anything that grows with them.
         threshold: error beyond which an element is an outlier, in ``unit``.
         unit: unit of errors, for the labels.
 
@@ -207,7 +207,7 @@ def evaluation_figures(
     *,
     forces_threshold: float,
 ) -> dict[str, Figure]:
-    """The plots of a test set by name, ``forces_parity`` and so on.
+    """The plots of a test set by name, ``forces_parity`` and so on; those of stds only where the method has them.
 
     Args:
         predictive: the posterior predictive of the structures.
@@ -225,16 +225,19 @@ def evaluation_figures(
         stds = np.broadcast_to(predictive.forces_std_samples[..., None], samples.shape)
         errors = mean - target
         figures["forces_parity"] = parity(target, mean)
-        figures["forces_error_vs_std"] = error_vs_std(errors, std, scale="log")
-        figures["forces_calibration"] = calibration(mean, std, target)
-        figures["forces_error_density"] = error_density(errors, stds[:, keep], mean - samples[:, keep])
-        figures["forces_roc"] = roc(errors, std, forces_threshold)
+        if (std > 0).all():  # not every method has error bars in the unit of the forces
+            figures["forces_error_vs_std"] = error_vs_std(errors, std, scale="log")
+            figures["forces_calibration"] = calibration(mean, std, target)
+        if (stds[:, keep] > 0).all():
+            figures["forces_error_density"] = error_density(errors, stds[:, keep], mean - samples[:, keep])
+        figures["forces_roc"] = roc(errors, predictive.forces_score[keep], forces_threshold)
     if energy is not None and (keep := np.isfinite(energy)).any():
         target, mean, std = energy[keep], predictive.energy[keep], predictive.energy_std[keep]
         origin = target.mean()  # total energies reach thousands of eV and differ by a few
         figures["energy_parity"] = parity(target - origin, mean - origin, quantity="Energy above the mean", unit="eV")
-        figures["energy_error_vs_std"] = error_vs_std(mean - target, std, quantity="Energy", unit="eV")
-        figures["energy_calibration"] = calibration(mean, std, target, quantity="Energies")
+        if (std > 0).all():
+            figures["energy_error_vs_std"] = error_vs_std(mean - target, std, quantity="Energy", unit="eV")
+            figures["energy_calibration"] = calibration(mean, std, target, quantity="Energies")
     if not figures:
         raise InputError("No reference energy or force is finite; give labelled structures to evaluate on.")
     return figures

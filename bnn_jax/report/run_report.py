@@ -67,7 +67,8 @@ def write_run_report(
     path = folder / "diagnostics.json"
     if not path.exists():
         numbers: dict[str, Any] = {}
-        if held_out is not None and posterior.num_samples // posterior.num_chains >= MIN_DRAWS:
+        enough = posterior.is_sampled and posterior.num_samples // posterior.num_chains >= MIN_DRAWS
+        if held_out is not None and enough:
             numbers, rhats = summary(posterior, held_out)
             if np.isfinite(rhats).any():
                 save(rhat(rhats), plots / "rhat.png")

@@ -1,0 +1,68 @@
+"""The methods by name: each is a module, or anything else, with ``fit`` and ``potential``."""
+
+import difflib
+import importlib
+from typing import Any, Protocol, runtime_checkable
+
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.config import Config
+from bnn_jax.types import InputError, Potential, PRNGKey
+
+_HOMES = {
+    "sghmc": "bnn_jax.methods.sghmc",
+    "ensemble": "bnn_jax.methods.ensemble",
+    "dropout": "bnn_jax.methods.dropout",
+    "mean_variance": "bnn_jax.methods.mean_variance",
+    "evidential": "bnn_jax.methods.evidential",
+    "mixture": "bnn_jax.methods.mixture",
+    "laplace": "bnn_jax.methods.laplace",
+}
+_REGISTERED: dict[str, "Method"] = {}
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What a method has to offer."""
+
+    def potential(self, config: Config) -> Potential:
+        """The potential whose parameters :meth:`fit` finds, data-dependent fields of the configuration filled in."""
+        ...
+
+    def fit(self, rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config, **options: Any) -> Any:
+        """A :class:`bnn_jax.Posterior`; see :func:`bnn_jax.methods.sghmc.fit` for the options."""
+        ...
+
+
+def register(name: str, method: Method) -> None:
+    """Make a method known under a name, for ``Config.method``.
+
+    Args:
+        name: new, or of a method registered before, which it replaces.
+        method: a module or object with ``fit`` and ``potential``.
+
+    Raises:
+        InputError: the name is that of a method of this package.
+    """
+    if name in _HOMES:
+        raise InputError(f"{name} is a method of bnn_jax; choose another name.")
+    _REGISTERED[name] = method
+
+
+def names() -> tuple[str, ...]:
+    """Of all methods."""
+    return (*_HOMES, *_REGISTERED)
+
+
+def get(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        InputError: there is none; the nearest name is given.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name in _HOMES:
+        module: Any = importlib.import_module(_HOMES[name])
+        return module
+    (near,) = difflib.get_close_matches(str(name)[:40], names(), n=1, cutoff=0.0)
+    raise InputError(f"There is no method {str(name)[:40]!r}; the nearest is {near} (all: {', '.join(names())}).")
