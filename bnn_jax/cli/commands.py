@@ -50,6 +50,9 @@ class Fit:
     """Configuration file, in place of a preset."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint=QUIET)] = ()
     """Override a value of the configuration, such as sampler.batch_size=5; may be repeated."""
+    method: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=QUIET)] = None
+    """Uncertainty method, short for --set method=NAME: sghmc (if not given), ensemble, dropout, mean_variance,
+    evidential, mixture or laplace."""
     chains: Annotated[int | None, arg(metavar="C", help_behavior_hint=QUIET)] = None
     """Number of chains, short for --set sampler.num_chains=C."""
     samples: Annotated[int | None, arg(metavar="K", help_behavior_hint=QUIET)] = None
@@ -120,6 +123,39 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Fit every uncertainty method on the same data with the same budget, and show which to trust.
+
+    The folder gets comparison.html and comparison.csv. What it holds already is not done again, so that the same
+    command goes on after a kill.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """Training structures with energies and forces: a file or a known name."""
+    out: Annotated[str, arg(metavar="DIR")]
+    """Folder of the comparison, to make or to go on with."""
+    methods: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint=QUIET)] = ("all",)
+    """Methods, of sghmc, ensemble, dropout, mean_variance, evidential, mixture, laplace; all if not given."""
+    preset: Annotated[Literal["tiny", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
+    """Named configuration (small unless --config is given); its sampler sets the budget of every method."""
+    config: Annotated[str | None, arg(metavar="FILE.yaml", help_behavior_hint=QUIET)] = None
+    """Configuration file, in place of a preset."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint=QUIET)] = ()
+    """Override a value of the configuration; may be repeated."""
+    seeds: Annotated[int, arg(metavar="N")] = 1
+    """Fits of each method, with the seeds 0 to N - 1."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Seed of the split of DATA, the same for all fits."""
+    valid: Annotated[str | None, arg(metavar="FRACTION|COUNT|PATH", help_behavior_hint=QUIET)] = None
+    """Validation set, for early stopping and calibration: a part of DATA, or a file; a tenth of DATA if not given."""
+    in_domain: Annotated[str | None, arg(metavar="FRACTION|COUNT|PATH", help_behavior_hint=QUIET)] = None
+    """Test set in domain: a part of DATA, or a file; a tenth of DATA if not given."""
+    test: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH", help_behavior_hint=QUIET)] = ()
+    """A further test set, such as 600K=hot.xyz; may be repeated."""
+    labels: Labels = field(default_factory=LabelOptions)
+
+
+@dataclass(frozen=True)
 class Demo:
     """Fit the ammonia data that come with the package, in a few minutes, and show what the error bars know.
 
@@ -169,6 +205,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Data, subcommand("data")]
 )

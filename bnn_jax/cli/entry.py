@@ -13,10 +13,18 @@ from typing import Any, NoReturn
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
-from bnn_jax.cli.commands import Command, Data, Demo, Evaluate, Export, Fit, Predict
+from bnn_jax.cli.commands import Command, Compare, Data, Demo, Evaluate, Export, Fit, Predict
 
 USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
-_RUNNERS = {Fit: "fit", Evaluate: "evaluate", Predict: "predict", Export: "export", Demo: "demo", Data: "data"}
+_RUNNERS = {
+    Fit: "fit",
+    Evaluate: "evaluate",
+    Predict: "predict",
+    Export: "export",
+    Compare: "compare",
+    Demo: "demo",
+    Data: "data",
+}
 _DESCRIPTION = """Machine-learned interatomic potentials that say how far each of their forces can be trusted.
 
 `bnn-jax COMMAND --help` lists the options of a command; `bnn-jax --version` prints the version."""
@@ -124,7 +132,11 @@ def _plain_messages(hint: str) -> Iterator[None]:
 
 
 def _execute(command: Command) -> int:
-    hint = {Fit: "; continue the run with --resume", Demo: "; the same command continues"}.get(type(command), "")
+    hint = {
+        Fit: "; continue the run with --resume",
+        Demo: "; the same command continues",
+        Compare: "; the same command continues",
+    }.get(type(command), "")
     try:
         with _plain_messages(hint):
             _quiet_xla()

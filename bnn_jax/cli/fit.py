@@ -172,7 +172,7 @@ def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> N
             f" {found['rhat_max']:.3f}; p value of the chains' agreement: {found['agreement_p_value']:.3f}; effective"
             f" sample size: median {found['ess_median']:.1f} of {found['num_samples']}."
         )
-    else:
+    elif posterior.is_sampled:
         per_chain = posterior.num_samples // posterior.num_chains
         print(f"No R-hat: it needs held-out structures and {MIN_DRAWS} samples a chain (there are {per_chain}).")
     if "metrics" in report:

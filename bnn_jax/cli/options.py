@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnn_jax import strict_yaml
 from bnn_jax.checkpoint import RunFolder, is_leftover, open_run
 from bnn_jax.cli.commands import Fit
-from bnn_jax.config import Config, ModelConfig
+from bnn_jax.config import Config, ModelConfig, PresetName
 from bnn_jax.types import InputError
 
 DEFAULT_VALID = "0.1"
@@ -67,7 +68,7 @@ def _unchanged(flag: str, given: Any, stored: Any, out: Path) -> Any:
 
 
 def build_config(command: Fit, base: Config | None) -> Config:
-    """The configuration that the options ask for.
+    """The configuration that the options of ``fit`` ask for.
 
     Args:
         command: as typed.
@@ -76,18 +77,32 @@ def build_config(command: Fit, base: Config | None) -> Config:
     Raises:
         InputError: an option names an unknown key, the file cannot be read, or a value has the wrong type.
     """
-    if command.preset is not None and command.config is not None:
+    short = {"method": command.method, "sampler.num_chains": command.chains, "sampler.num_samples": command.samples}
+    items = [f"{key}={value}" for key, value in short.items() if value is not None]
+    return make_config(command.preset, command.config, (*command.set, *items), base)
+
+
+def make_config(preset: PresetName | None, file: str | None, overrides: Sequence[str], base: Config | None) -> Config:
+    """A configuration from a preset or a file, and what is set beside it.
+
+    Args:
+        preset: name of the preset; ``small`` if there is nothing else.
+        file: YAML file, in place of a preset.
+        overrides: ``KEY=VALUE``, in their order.
+        base: what is changed where neither preset nor file is given.
+
+    Raises:
+        InputError: both are given, a key is unknown, the file cannot be read, or a value has the wrong type.
+    """
+    if preset is not None and file is not None:
         raise InputError("Both --preset and --config are given; choose one.")
-    if command.config is not None:
-        base = Config.from_yaml(command.config)
-    elif command.preset is not None or base is None:
-        base = Config.preset(command.preset or "small")
+    if file is not None:
+        base = Config.from_yaml(file)
+    elif preset is not None or base is None:
+        base = Config.preset(preset or "small")
     values = base.to_dict()
-    for item in command.set:
+    for item in overrides:
         _override(values, item)
-    for name, value in (("num_chains", command.chains), ("num_samples", command.samples)):
-        if value is not None:
-            values["sampler"][name] = value
     return Config.from_dict(values, source="the command line")
 
 
@@ -124,9 +139,12 @@ def resumed_config(command: Fit, run: RunFolder) -> Config:
         asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, **measured))
     if asked != run.config:
         wanted, stored = asked.to_dict(), run.config.to_dict()
-        section, key = next((s, k) for s in wanted for k in wanted[s] if wanted[s][k] != stored[s][k])
+        key, old, new = next((key, stored[key], new) for key, new in wanted.items() if stored[key] != new)
+        if isinstance(new, dict):
+            section, (key, old, new) = key, next((k, old[k], v) for k, v in new.items() if old[k] != v)
+            key = f"{section}.{key}"
         raise InputError(
-            f"{section}.{key} is {stored[section][key]} in {run.path} and the options make it {wanted[section][key]}; "
-            "leave them out to resume, or choose another --out."
+            f"{key} is {old} in {run.path} and the options make it {new}; leave them out to resume, or choose another"
+            " --out."
         )
     return run.config

@@ -1,0 +1,229 @@
+"""Fit every method with every seed, measure it on every test set, and keep what is done."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from bnn_jax import api
+from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.checkpoint import environment, load_arrays, open_run, save_tree, write_text_atomic
+from bnn_jax.comparison.elements import QUANTITIES
+from bnn_jax.comparison.figures import Measured, measure
+from bnn_jax.config import Config
+from bnn_jax.methods import Posterior, registry
+from bnn_jax.recalibration import METHODS, Recalibration, fit_recalibration
+from bnn_jax.sampling import schedule
+from bnn_jax.types import InputError
+
+CALIBRATION = "affine"
+"""Of the calibrated figures (Tan et al. 2023, eq. 13)."""
+MIN_VALID = METHODS[CALIBRATION].min_structures(0.0)
+PLOTTED = ("errors", "stds", "scores")
+"""Arrays of the elements that pictures need."""
+
+
+class Result(NamedTuple):
+    """One method with one seed."""
+
+    method: str
+    seed: int
+    cost: dict[str, float]
+    """``fit_seconds``, ``structure_gradients``, ``step_bytes``, ``predict_seconds`` (of a structure)."""
+    measured: dict[str, dict[str, Measured]]
+    """By test set and quantity (:data:`bnn_jax.comparison.elements.QUANTITIES`)."""
+    arrays: dict[str, dict[str, dict[str, np.ndarray]]]
+    """By test set, quantity and name of :data:`PLOTTED`."""
+
+
+def check(
+    train: Dataset, valid: Dataset, tests: Mapping[str, Dataset], config: Config, methods: Sequence[str], num_seeds: int
+) -> None:
+    """Refuse what cannot be compared, before any work.
+
+    Args:
+        train: training set.
+        valid: validation set, for early stopping and calibration.
+        tests: test sets by name.
+        config: of all methods.
+        methods: their names.
+        num_seeds: of each.
+
+    Raises:
+        InputError: a method is unknown or named twice, there is no seed or test set, the validation set is too small,
+            or a test set has no forces or an element that the training set lacks.
+    """
+    for method in methods:
+        registry.get(method).potential  # noqa: B018
+    if len(set(methods)) < len(methods) or not methods:
+        raise InputError(f"The methods are {', '.join(methods) or 'none'}; name at least one, and each once.")
+    if num_seeds < 1:
+        raise InputError(f"There are {num_seeds} seeds; give at least 1.")
+    if len(valid) < MIN_VALID:
+        raise InputError(
+            f"The validation set has {len(valid)} structures and calibration needs {MIN_VALID}; give more (--valid)."
+        )
+    if not tests:
+        raise InputError("There is no test set; give one (--test).")
+    for name, test in {"validation": valid, **tests}.items():
+        if unknown := set(test.species) - set(train.species):
+            raise InputError(
+                f"The {name} set has atomic numbers {sorted(unknown)} that the training set lacks; leave it out."
+            )
+        if not np.isfinite(test.forces).any() or len(test) < 2:
+            raise InputError(f"The {name} set has fewer than 2 structures with forces; give labelled ones.")
+    for method in methods:
+        config_of(config, method)
+
+
+def config_of(config: Config, method: str) -> Config:
+    """The configuration of a method with the budget of the sampler: as many gradients of as many structures.
+
+    Args:
+        config: whose sampler sets the budget.
+        method: its name.
+
+    Raises:
+        InputError: the budget leaves a network without a step.
+    """
+    sampler = config.sampler
+    num_steps = schedule.total_steps(sampler) * sampler.num_chains // num_networks(config, method)
+    if num_steps < 1:
+        raise InputError(f"The budget of the sampler leaves no step for the networks of {method}; raise it.")
+    trainer = dataclasses.replace(config.trainer, batch_size=sampler.batch_size, num_steps=num_steps)
+    return dataclasses.replace(config, method=method, trainer=trainer)
+
+
+def num_networks(config: Config, method: str) -> int:
+    """Networks that a method trains; of the sampler its chains."""
+    if method == "sghmc":
+        return config.sampler.num_chains
+    return config.ensemble.num_members if method == "ensemble" else 1
+
+
+def run(
+    train: Dataset,
+    valid: Dataset,
+    tests: Mapping[str, Dataset],
+    config: Config,
+    methods: Sequence[str],
+    num_seeds: int,
+    out: str | Path,
+    progress: bool = True,
+) -> Iterator[Result]:
+    """Fit and measure what is not there yet, and give all results, seed by seed, as they come.
+
+    Args:
+        train: training set.
+        valid: validation set, for early stopping and calibration.
+        tests: test sets by name.
+        config: of all methods; its sampler sets the budget of each (:func:`config_of`).
+        methods: their names.
+        num_seeds: of each, from 0 on.
+        out: folder of the runs and of their results. What it holds of the same comparison is not done again, and a run
+            that was killed goes on.
+        progress: show progress bars on a terminal.
+
+    Raises:
+        InputError: as for :func:`check`, or ``out`` holds results of other data or settings.
+        DivergenceError: every chain or network of a run diverged.
+    """
+    check(train, valid, tests, config, methods, num_seeds)
+    out = Path(out)
+    data = {"train": train.fingerprint(), "valid": valid.fingerprint()}
+    data |= {f"test {name}": test.fingerprint() for name, test in tests.items()}
+    for seed in range(num_seeds):
+        for method in methods:
+            settings = {"method": method, "seed": seed, "config": config_of(config, method).to_dict(), "data": data}
+            file = out / "results" / f"{method}-seed-{seed}.json"
+            if not file.exists():
+                _fit_and_measure(train, valid, tests, settings, out / f"{method}-seed-{seed}", file, progress)
+            yield _read(file, settings)
+
+
+def _fit_and_measure(
+    train: Dataset,
+    valid: Dataset,
+    tests: Mapping[str, Dataset],
+    settings: Mapping[str, Any],
+    folder: Path,
+    file: Path,
+    progress: bool,
+) -> None:
+    config, seed = Config.from_dict(settings["config"]), settings["seed"]
+    resumed, start = (folder / "run.json").exists(), time.perf_counter()
+    posterior = api.fit(train, valid, config, seed, folder, resume=True, progress=progress)
+    seconds = time.perf_counter() - start
+    sampler = config.sampler
+    cost = {
+        "fit_seconds": seconds,
+        "fit_resumed": resumed,
+        "structure_gradients": schedule.total_steps(sampler) * sampler.num_chains * sampler.batch_size,
+        "step_bytes": open_run(folder).record["metadata"]["step_bytes"],
+        "predict_seconds": _predict_seconds(posterior, valid),
+    }
+    predictive = posterior.predict(valid)
+    recalibrations: dict[str, Recalibration | None] = {}
+    for quantity, elements_fn in QUANTITIES.items():
+        elements = elements_fn(predictive, valid)
+        recalibrations[quantity] = None
+        if elements is not None and elements.has_scores and quantity != "structures":
+            recalibrations[quantity] = fit_recalibration(
+                CALIBRATION, elements.errors, elements.scores, elements.structure, score_kind=elements.score_kind
+            )
+    measured: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    described = tqdm(tests.items(), desc="measure", unit="set", delay=5, disable=None if progress else True)
+    for name, test in described:
+        predictive, measured[name] = posterior.predict(test), {}
+        for quantity, elements_fn in QUANTITIES.items():
+            if (elements := elements_fn(predictive, test)) is None:
+                continue
+            result = measure(elements, recalibrations[quantity])
+            resampled = {figure: values.tolist() for figure, values in result.resampled.items()}
+            measured[name][quantity] = {"estimates": result.estimates, "resampled": resampled}
+            for array in PLOTTED:
+                arrays[f"{name}/{quantity}/{array}"] = getattr(elements, array).astype(np.float32)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_tree(file.with_suffix(".safetensors"), arrays, {})
+    text = json.dumps({**settings, "cost": cost, "measured": measured, "environment": environment()})
+    write_text_atomic(file, text)  # last: it makes the result
+
+
+def _predict_seconds(posterior: Posterior, dataset: Dataset) -> float:
+    """Of a structure among many, compilation apart."""
+    posterior.predict(dataset)
+    start = time.perf_counter()
+    posterior.predict(dataset)
+    return (time.perf_counter() - start) / len(dataset)
+
+
+def _read(file: Path, settings: Mapping[str, Any]) -> Result:
+    try:
+        found = json.loads(file.read_text())
+        differing = [key for key in settings if found[key] != json.loads(json.dumps(settings[key]))]
+        measured = {
+            name: {
+                quantity: Measured(
+                    {figure: float(value) for figure, value in each["estimates"].items()},
+                    {figure: np.asarray(values, np.float64) for figure, values in each["resampled"].items()},
+                )
+                for quantity, each in quantities.items()
+            }
+            for name, quantities in found["measured"].items()
+        }
+        cost = found["cost"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is damaged; remove it, and it is made again.") from error
+    if differing:
+        raise InputError(f"{file} has another {differing[0]}; choose another --out.")
+    arrays: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for key, array in load_arrays(file.with_suffix(".safetensors")).items():
+        name, quantity, which = key.removeprefix("['").removesuffix("']").rsplit("/", 2)
+        arrays.setdefault(name, {}).setdefault(quantity, {})[which] = array
+    return Result(settings["method"], settings["seed"], cost, measured, arrays)

@@ -1,0 +1,152 @@
+"""Equal budgets, resumption, and a page with everything in it, on the smallest networks."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnn_jax import Config, Dataset, InputError
+from bnn_jax.comparison import campaign, check, config_of, measure
+from bnn_jax.comparison.campaign import run
+from bnn_jax.report.comparison_page import write_comparison
+from tests import systems
+
+MODEL = {"num_blocks": 1, "num_features": 2, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
+CONFIG = Config.from_dict(
+    {
+        "model": MODEL | {"std_hidden": []},
+        "sampler": {
+            "convergence_steps": 12,
+            "cycle_steps": 6,
+            "num_samples": 3,
+            "num_chains": 2,
+            "batch_size": 2,
+            "log_every": 6,
+            "step_size_first": 1e-3,
+        },
+        "trainer": {"log_every": 10},
+        "ensemble": {"num_members": 4},
+    }
+)
+
+
+def waters(number: int, seed: int) -> Dataset:
+    return Dataset.from_atoms(systems.labelled_series(systems.water(), number, seed=seed))
+
+
+TRAIN, VALID = waters(6, 0), waters(6, 100)
+TESTS = {"near": waters(5, 200), "far & wide": waters(4, 300)}
+METHODS = ["sghmc", "mixture"]
+
+
+def compare(out: Path, methods=METHODS, tests=None, config: Config = CONFIG):
+    return list(run(TRAIN, VALID, tests or TESTS, config, methods, 2, out, progress=False))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+        out = tmp_path_factory.mktemp("comparison") / "out"
+        return out, compare(out)
+
+
+def test_budgets_are_equal() -> None:
+    """24 steps of two chains: 48 gradients for one network, 12 for each of four."""
+    assert config_of(CONFIG, "mixture").trainer.num_steps == 48
+    assert config_of(CONFIG, "ensemble").trainer.num_steps == 12
+    assert config_of(CONFIG, "ensemble").trainer.batch_size == 2
+    with pytest.raises(InputError, match="leaves no step for the networks of ensemble"):
+        few = {**CONFIG.to_dict(), "ensemble": {"num_members": 100}}
+        config_of(Config.from_dict(few), "ensemble")
+
+
+def test_results_of_all_methods_and_seeds(finished) -> None:
+    _, results = finished
+    assert [(result.method, result.seed) for result in results] == [
+        ("sghmc", 0),
+        ("mixture", 0),
+        ("sghmc", 1),
+        ("mixture", 1),
+    ]
+    for result in results:
+        assert list(result.measured) == list(TESTS) and list(result.measured["near"]) == [
+            "forces",
+            "structures",
+            "energy",
+        ]
+        assert result.cost["structure_gradients"] == 96 and result.cost["step_bytes"] > 0
+        errors = result.arrays["far & wide"]["forces"]["errors"]
+        assert np.abs(errors).mean() == pytest.approx(
+            result.measured["far & wide"]["forces"].estimates["mae"], rel=1e-5
+        )
+    assert (
+        results[0].measured["near"]["forces"].estimates["mae"] != results[2].measured["near"]["forces"].estimates["mae"]
+    )
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, results = finished
+    monkeypatch.setattr(campaign, "_fit_and_measure", lambda *_: pytest.fail("fitted again"))
+    again = compare(out)
+    assert [each.cost for each in again] == [each.cost for each in results]
+    np.testing.assert_array_equal(
+        again[1].measured["near"]["forces"].resampled["mae"], results[1].measured["near"]["forces"].resampled["mae"]
+    )
+
+
+def test_another_comparison_is_refused(finished) -> None:
+    out, _ = finished
+    with pytest.raises(InputError, match=r"sghmc-seed-0.json has another data; choose another --out"):
+        compare(out, tests={"near": waters(4, 500)})
+    other = Config.from_dict({**CONFIG.to_dict(), "model": MODEL})
+    with pytest.raises(InputError, match=r"has another config"):
+        compare(out, config=other)
+
+
+def test_a_damaged_result_is_named(finished, tmp_path: Path) -> None:
+    out, _ = finished
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "sghmc-seed-0.json").write_text((out / "results" / "sghmc-seed-0.json").read_text()[:500])
+    with pytest.raises(InputError, match=r"sghmc-seed-0.json is damaged; remove it"):
+        compare(tmp_path)
+
+
+def test_the_page_holds_everything(finished, tmp_path: Path) -> None:
+    _, results = finished
+    page, table = write_comparison(tmp_path, results, {"data": "<waters>"}, list(TESTS))
+    text = page.read_text()
+    assert "&lt;waters&gt;" in text and "far &amp; wide" in text and "<waters>" not in text
+    assert not re.findall(r'(?:src|href)="(?!data:)', text) and "<script" not in text
+    assert text.count("data:image/png;base64,") == 8
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    mae = [
+        float(row["mean"]) for row in rows if (row["test"], row["method"], row["figure"]) == ("near", "mixture", "mae")
+    ]
+    expected = np.mean([result.measured["near"]["forces"].estimates["mae"] for result in results[1::2]])
+    assert mae[0] == pytest.approx(expected, rel=1e-5)
+    assert {row["num_seeds"] for row in rows} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["sghmc", "bagging"]}, "There is no method 'bagging'; the nearest is"),
+        ({"methods": ["sghmc", "sghmc"]}, "name at least one, and each once"),
+        ({"num_seeds": 0}, "There are 0 seeds"),
+        ({"valid": waters(3, 7)}, r"The validation set has 3 structures and calibration needs 4"),
+        ({"tests": {}}, "There is no test set"),
+        (
+            {"tests": {"salty": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 2)}},
+            "that the training",
+        ),
+        ({"tests": {"bare": Dataset.from_atoms([systems.water()] * 2)}}, "fewer than 2 structures with forces"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_compared_is_refused(change: dict, message: str) -> None:
+    given = {"valid": VALID, "tests": TESTS, "methods": METHODS, "num_seeds": 1} | change
+    with pytest.raises(InputError, match=message):
+        check(TRAIN, given["valid"], given["tests"], CONFIG, given["methods"], given["num_seeds"])
