@@ -116,7 +116,7 @@ def split(prediction: Prediction, num_atoms: Sequence[int]) -> list[Result]:
     results = []
     for i, (first, last) in enumerate(itertools.pairwise(offsets)):
         per_structure = ("energy", "energy_std", "stress")
-        fields = prediction._asdict().items()
+        fields = ((name, getattr(prediction, name)) for name in Result._fields)
         results.append(
             Result(**{k: v if v is None else v[i] if k in per_structure else v[first:last] for k, v in fields})
         )

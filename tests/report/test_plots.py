@@ -174,7 +174,7 @@ def test_training_shows_the_rest_beside_a_transient():
 
 
 def test_training_of_an_empty_log():
-    with pytest.raises(InputError, match="The log has no row with a step and one of loss, valid_forces_mae"):
+    with pytest.raises(InputError, match="no row with a step and one of loss, valid_loss, valid_forces_mae"):
         training([{"step": 1}])
 
 
