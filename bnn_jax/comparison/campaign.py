@@ -1,7 +1,9 @@
 """Fit every method with every seed, measure it on every test set, and keep what is done."""
 
 import dataclasses
+import itertools
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +19,18 @@ from bnn_jax.comparison.elements import QUANTITIES
 from bnn_jax.comparison.figures import Measured, measure
 from bnn_jax.config import Config
 from bnn_jax.methods import Posterior, registry
+from bnn_jax.methods.recorder import DivergenceError
 from bnn_jax.recalibration import METHODS, Recalibration, fit_recalibration
 from bnn_jax.sampling import schedule
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, Predictive
 
 CALIBRATION = "affine"
 """Of the calibrated figures (Tan et al. 2023, eq. 13)."""
 MIN_VALID = METHODS[CALIBRATION].min_structures(0.0)
 PLOTTED = ("errors", "stds", "scores")
 """Arrays of the elements that pictures need."""
+
+_log = logging.getLogger(__name__)
 
 
 class Result(NamedTuple):
@@ -39,6 +44,8 @@ class Result(NamedTuple):
     """By test set and quantity (:data:`bnn_jax.comparison.elements.QUANTITIES`)."""
     arrays: dict[str, dict[str, dict[str, np.ndarray]]]
     """By test set, quantity and name of :data:`PLOTTED`."""
+    failure: str | None = None
+    """Why there are no figures; None where all went well."""
 
 
 def check(
@@ -59,7 +66,7 @@ def check(
             or a test set has no forces or an element that the training set lacks.
     """
     for method in methods:
-        registry.get(method).potential  # noqa: B018
+        config_of(config, method)
     if len(set(methods)) < len(methods) or not methods:
         raise InputError(f"The methods are {', '.join(methods) or 'none'}; name at least one, and each once.")
     if num_seeds < 1:
@@ -77,8 +84,6 @@ def check(
             )
         if not np.isfinite(test.forces).any() or len(test) < 2:
             raise InputError(f"The {name} set has fewer than 2 structures with forces; give labelled ones.")
-    for method in methods:
-        config_of(config, method)
 
 
 def config_of(config: Config, method: str) -> Config:
@@ -89,21 +94,14 @@ def config_of(config: Config, method: str) -> Config:
         method: its name.
 
     Raises:
-        InputError: the budget leaves a network without a step.
+        InputError: the method is unknown, or the budget leaves a network of it without a step.
     """
     sampler = config.sampler
-    num_steps = schedule.total_steps(sampler) * sampler.num_chains // num_networks(config, method)
+    num_steps = schedule.total_steps(sampler) * sampler.num_chains // registry.num_networks(method, config)
     if num_steps < 1:
         raise InputError(f"The budget of the sampler leaves no step for the networks of {method}; raise it.")
     trainer = dataclasses.replace(config.trainer, batch_size=sampler.batch_size, num_steps=num_steps)
     return dataclasses.replace(config, method=method, trainer=trainer)
-
-
-def num_networks(config: Config, method: str) -> int:
-    """Networks that a method trains; of the sampler its chains."""
-    if method == "sghmc":
-        return config.sampler.num_chains
-    return config.ensemble.num_members if method == "ensemble" else 1
 
 
 def run(
@@ -131,33 +129,35 @@ def run(
 
     Raises:
         InputError: as for :func:`check`, or ``out`` holds results of other data or settings.
-        DivergenceError: every chain or network of a run diverged.
     """
     check(train, valid, tests, config, methods, num_seeds)
     out = Path(out)
-    data = {"train": train.fingerprint(), "valid": valid.fingerprint()}
-    data |= {f"test {name}": test.fingerprint() for name, test in tests.items()}
-    for seed in range(num_seeds):
-        for method in methods:
-            settings = {"method": method, "seed": seed, "config": config_of(config, method).to_dict(), "data": data}
-            file = out / "results" / f"{method}-seed-{seed}.json"
-            if not file.exists():
-                _fit_and_measure(train, valid, tests, settings, out / f"{method}-seed-{seed}", file, progress)
-            yield _read(file, settings)
+    parts = {"train": train.fingerprint(), "valid": valid.fingerprint()}
+    all_data = parts | {f"test {name}": test.fingerprint() for name, test in tests.items()}
+    for number, (seed, method) in enumerate(itertools.product(range(num_seeds), methods)):
+        fit_settings = {"method": method, "seed": seed, "config": config_of(config, method).to_dict(), "data": parts}
+        settings = {**fit_settings, "data": all_data}
+        file = out / "results" / f"{method}-seed-{seed}.json"
+        if not file.exists():
+            _log.info("%d of %d: %s, seed %d.", number + 1, num_seeds * len(methods), method, seed)
+            try:
+                posterior, cost = _fitted(train, valid, fit_settings, out / f"{method}-seed-{seed}", progress)
+                _measure(posterior, cost, valid, tests, settings, file, progress)
+            except DivergenceError as error:
+                _log.warning("%s, seed %d, has failed, and the others go on: %s", method, seed, error)
+                _write(file, {**settings, "failure": str(error)})
+        yield _result(file, settings)
 
 
-def _fit_and_measure(
-    train: Dataset,
-    valid: Dataset,
-    tests: Mapping[str, Dataset],
-    settings: Mapping[str, Any],
-    folder: Path,
-    file: Path,
-    progress: bool,
-) -> None:
-    config, seed = Config.from_dict(settings["config"]), settings["seed"]
+def _fitted(
+    train: Dataset, valid: Dataset, settings: Mapping[str, Any], folder: Path, progress: bool
+) -> tuple[Posterior, dict[str, float]]:
+    """The posterior and what it cost: from its folder if it is finished, else made there."""
+    file, config = folder / "cost.json", Config.from_dict(settings["config"])
+    if file.exists():
+        return Posterior.load(folder), _read(file, settings)["cost"]
     resumed, start = (folder / "run.json").exists(), time.perf_counter()
-    posterior = api.fit(train, valid, config, seed, folder, resume=True, progress=progress)
+    posterior = api.fit(train, valid, config, settings["seed"], folder, resume=True, progress=progress)
     seconds = time.perf_counter() - start
     sampler = config.sampler
     cost = {
@@ -167,7 +167,25 @@ def _fit_and_measure(
         "step_bytes": open_run(folder).record["metadata"]["step_bytes"],
         "predict_seconds": _predict_seconds(posterior, valid),
     }
-    predictive = posterior.predict(valid)
+    _write(file, {**settings, "cost": cost})
+    return posterior, cost
+
+
+def _measure(
+    posterior: Posterior,
+    cost: Mapping[str, float],
+    valid: Dataset,
+    tests: Mapping[str, Dataset],
+    settings: Mapping[str, Any],
+    file: Path,
+    progress: bool,
+) -> None:
+    """Write the figures and the arrays of one posterior.
+
+    Raises:
+        DivergenceError: a prediction is not finite.
+    """
+    predictive = _predicted(posterior, valid, "validation")
     recalibrations: dict[str, Recalibration | None] = {}
     for quantity, elements_fn in QUANTITIES.items():
         elements = elements_fn(predictive, valid)
@@ -180,7 +198,7 @@ def _fit_and_measure(
     arrays: dict[str, np.ndarray] = {}
     described = tqdm(tests.items(), desc="measure", unit="set", delay=5, disable=None if progress else True)
     for name, test in described:
-        predictive, measured[name] = posterior.predict(test), {}
+        predictive, measured[name] = _predicted(posterior, test, name), {}
         for quantity, elements_fn in QUANTITIES.items():
             if (elements := elements_fn(predictive, test)) is None:
                 continue
@@ -191,8 +209,15 @@ def _fit_and_measure(
                 arrays[f"{name}/{quantity}/{array}"] = getattr(elements, array).astype(np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_tree(file.with_suffix(".safetensors"), arrays, {})
-    text = json.dumps({**settings, "cost": cost, "measured": measured, "environment": environment()})
-    write_text_atomic(file, text)  # last: it makes the result
+    _write(file, {**settings, "cost": cost, "measured": measured})  # last: it makes the result
+
+
+def _predicted(posterior: Posterior, dataset: Dataset, name: str) -> Predictive:
+    predictive = posterior.predict(dataset)
+    means, stds = (predictive.forces, predictive.energy), (predictive.forces_std, predictive.energy_std)
+    if not all(np.isfinite(mean).all() for mean in means) or any(np.isinf(std).any() for std in stds):
+        raise DivergenceError(f"Predictions for the {name} set are not finite.")
+    return predictive
 
 
 def _predict_seconds(posterior: Posterior, dataset: Dataset) -> float:
@@ -203,10 +228,28 @@ def _predict_seconds(posterior: Posterior, dataset: Dataset) -> float:
     return (time.perf_counter() - start) / len(dataset)
 
 
-def _read(file: Path, settings: Mapping[str, Any]) -> Result:
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(file, json.dumps({**content, "environment": environment()}))
+
+
+def _read(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`_write` wrote, if it is of these settings."""
     try:
         found = json.loads(file.read_text())
         differing = [key for key in settings if found[key] != json.loads(json.dumps(settings[key]))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is damaged; remove it, and it is made again.") from error
+    if differing:
+        raise InputError(f"{file} has another {differing[0]}; choose another --out.")
+    return found
+
+
+def _result(file: Path, settings: Mapping[str, Any]) -> Result:
+    found = _read(file, settings)
+    if found.get("failure"):
+        return Result(settings["method"], settings["seed"], {}, {}, {}, str(found["failure"]))
+    try:
         measured = {
             name: {
                 quantity: Measured(
@@ -220,8 +263,6 @@ def _read(file: Path, settings: Mapping[str, Any]) -> Result:
         cost = found["cost"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is damaged; remove it, and it is made again.") from error
-    if differing:
-        raise InputError(f"{file} has another {differing[0]}; choose another --out.")
     arrays: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for key, array in load_arrays(file.with_suffix(".safetensors")).items():
         name, quantity, which = key.removeprefix("['").removesuffix("']").rsplit("/", 2)

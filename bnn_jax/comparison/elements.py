@@ -55,20 +55,15 @@ def force_components(predictive: Predictive, dataset: Dataset) -> Elements | Non
         dataset: with its labels.
     """
     labelled = np.isfinite(dataset.forces)
-    if not labelled.any():
-        return None
     samples = predictive.forces_samples
-    sample_stds = np.broadcast_to(predictive.forces_std_samples[..., None], samples.shape)
-    structure = np.broadcast_to(dataset.structure_index[:, None], labelled.shape)
-    return _in_kcal_per_mol(
-        Elements(
-            errors=(predictive.forces - dataset.forces)[labelled],
-            stds=predictive.forces_std[labelled],
-            scores=predictive.forces_score[labelled],
-            structure=structure[labelled],
-            offsets=(predictive.forces - samples)[:, labelled],
-            sample_stds=sample_stds[:, labelled],
-        )
+    return _labelled(
+        labelled,
+        errors=predictive.forces - dataset.forces,
+        stds=predictive.forces_std,
+        scores=predictive.forces_score,
+        structure=np.broadcast_to(dataset.structure_index[:, None], labelled.shape),
+        offsets=predictive.forces - samples,
+        sample_stds=np.broadcast_to(predictive.forces_std_samples[..., None], samples.shape),
     )
 
 
@@ -79,18 +74,14 @@ def energies(predictive: Predictive, dataset: Dataset) -> Elements | None:
         predictive: of the data set.
         dataset: with its labels.
     """
-    labelled = np.isfinite(dataset.energy)
-    if not labelled.any():
-        return None
-    return _in_kcal_per_mol(
-        Elements(
-            errors=(predictive.energy - dataset.energy)[labelled],
-            stds=predictive.energy_std[labelled],
-            scores=predictive.energy_score[labelled],
-            structure=np.flatnonzero(labelled),
-            offsets=(predictive.energy - predictive.energy_samples)[:, labelled],
-            sample_stds=predictive.energy_std_samples[:, labelled],
-        )
+    return _labelled(
+        np.isfinite(dataset.energy),
+        errors=predictive.energy - dataset.energy,
+        stds=predictive.energy_std,
+        scores=predictive.energy_score,
+        structure=np.arange(len(dataset)),
+        offsets=predictive.energy - predictive.energy_samples,
+        sample_stds=predictive.energy_std_samples,
     )
 
 
@@ -107,8 +98,6 @@ def structure_forces(predictive: Predictive, dataset: Dataset) -> Elements | Non
     Reference: Tan et al. (2023), eq. 5.
     """
     labelled = np.isfinite(dataset.forces)
-    if not labelled.any():
-        return None
     has_stds = bool(np.isfinite(predictive.forces_std).all())
     errors, stds = (
         metrics.structure_rms(values, predictive.num_atoms, labelled)
@@ -118,22 +107,40 @@ def structure_forces(predictive: Predictive, dataset: Dataset) -> Elements | Non
     if predictive.score is not None:
         first = np.cumsum(predictive.num_atoms) - predictive.num_atoms
         scores = np.add.reduceat(predictive.score, first) / predictive.num_atoms
-    known = np.flatnonzero(np.isfinite(errors))
-    none = np.full((1, len(known)), np.nan)
-    return _in_kcal_per_mol(Elements(errors[known], stds[known], scores[known], known, none, none))
+    none = np.full((1, len(dataset)), np.nan)
+    return _labelled(np.isfinite(errors), errors, stds, scores, np.arange(len(dataset)), none, none)
+
+
+def _labelled(
+    labelled: np.ndarray,
+    errors: np.ndarray,
+    stds: np.ndarray,
+    scores: np.ndarray,
+    structure: np.ndarray,
+    offsets: np.ndarray,
+    sample_stds: np.ndarray,
+) -> Elements | None:
+    """What has a label of arrays [...] in eV, and samples [sample, ...]; None where nothing has one."""
+    if not labelled.any():
+        return None
+    unit = EV_PER_KCAL_PER_MOL
+    in_ev = Elements(
+        errors[labelled],
+        stds[labelled],
+        scores[labelled],
+        structure[labelled],
+        offsets[:, labelled],
+        sample_stds[:, labelled],
+    )
+    return Elements(
+        in_ev.errors / unit,
+        in_ev.stds / unit,
+        in_ev.scores / unit if in_ev.score_kind == "std" else in_ev.scores,
+        in_ev.structure,
+        in_ev.offsets / unit,
+        in_ev.sample_stds / unit,
+    )
 
 
 QUANTITIES = {"forces": force_components, "structures": structure_forces, "energy": energies}
 """Functions of a predictive and its labelled set."""
-
-
-def _in_kcal_per_mol(elements: Elements) -> Elements:
-    unit = EV_PER_KCAL_PER_MOL
-    return Elements(
-        elements.errors / unit,
-        elements.stds / unit,
-        elements.scores / unit if elements.score_kind == "std" else elements.scores,
-        elements.structure,
-        elements.offsets / unit,
-        elements.sample_stds / unit,
-    )

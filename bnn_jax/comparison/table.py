@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from bnn_jax.comparison.campaign import Result
 from bnn_jax.comparison.figures import FIGURES
+from bnn_jax.metrics import percentile_interval
 
 LEVEL = 0.95
 
@@ -22,6 +23,8 @@ class Cell(NamedTuple):
     spread: float
     """Standard deviation over seeds; NaN for one seed."""
     resampled: Float[np.ndarray, " resample"]
+    num_seeds: int
+    """That it is the mean over: those that did not fail."""
 
 
 def summarise(results: Sequence[Result], test: str, quantity: str) -> dict[str, dict[str, Cell]]:
@@ -37,7 +40,7 @@ def summarise(results: Sequence[Result], test: str, quantity: str) -> dict[str, 
         measured = [
             result.measured[test][quantity]
             for result in results
-            if result.method == method and quantity in result.measured[test]
+            if result.method == method and quantity in result.measured.get(test, {})
         ]
         if measured:
             table[method] = {
@@ -49,10 +52,8 @@ def summarise(results: Sequence[Result], test: str, quantity: str) -> dict[str, 
 def _cell(values: Sequence[tuple[float, Float[np.ndarray, " resample"]]]) -> Cell:
     estimates = np.array([estimate for estimate, _ in values])
     resampled = np.mean([each for _, each in values], axis=0)
-    defined = resampled[np.isfinite(resampled)]
-    ends = np.quantile(defined, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if defined.size else (np.nan, np.nan)
     spread = float(estimates.std(ddof=1)) if len(estimates) > 1 else float("nan")
-    return Cell(float(estimates.mean()), float(ends[0]), float(ends[1]), spread, resampled)
+    return Cell(float(estimates.mean()), *percentile_interval(resampled, LEVEL), spread, resampled, len(values))
 
 
 def marked(table: Mapping[str, Mapping[str, Cell]], figure: str) -> str | None:
@@ -74,9 +75,8 @@ def marked(table: Mapping[str, Mapping[str, Cell]], figure: str) -> str | None:
     for method, cell in cells.items():
         if method == best:
             continue
-        difference = sign * (cells[best].resampled - cell.resampled)
-        difference = difference[np.isfinite(difference)]
-        if not difference.size or np.quantile(difference, 0.5 - LEVEL / 2) <= 0:
+        lower, _ = percentile_interval(sign * (cells[best].resampled - cell.resampled), LEVEL)
+        if not lower > 0:  # NaN neither
             return None
         gap = sign * (cells[best].estimate - cell.estimate)
         if gap <= np.hypot(np.nan_to_num(cells[best].spread), np.nan_to_num(cell.spread)):

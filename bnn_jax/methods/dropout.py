@@ -7,18 +7,16 @@ predictive are drawn once, when training ends (Gal and Ghahramani 2016, whose ap
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods.base import Posterior
 from bnn_jax.methods.ensemble import likelihood_loss
 from bnn_jax.methods.training import Task, fit_networks
-from bnn_jax.model import channel_readers, nequip
+from bnn_jax.model import channel_readers, leaf, nequip, with_leaf
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
 
 
@@ -40,23 +38,12 @@ def drop(rng_key: PRNGKey, params: Params, rate: float) -> Params:
         rate: probability that a channel is dropped.
     """
     for i, readers in enumerate(channel_readers(params)):
-        width = _kernel(params, readers[0]).shape[-2]
+        width = leaf(params, readers[0]).shape[-2]
         kept = jax.random.bernoulli(jax.random.fold_in(rng_key, i), 1 - rate, (width,))
         for path in readers:
-            kernel = _kernel(params, path)
-            params = _replaced(params, path, kernel * (kept / (1 - rate)).astype(kernel.dtype)[:, None])
+            kernel = leaf(params, path)
+            params = with_leaf(params, path, kernel * (kept / (1 - rate)).astype(kernel.dtype)[:, None])
     return params
-
-
-def _kernel(params: Params, path: tuple[str, ...]) -> Array:
-    for name in path:
-        params = params[name]
-    return params
-
-
-def _replaced(params: Mapping[str, Any], path: tuple[str, ...], leaf: Array) -> dict[str, Any]:
-    name, *rest = path
-    return {**params, name: _replaced(params[name], tuple(rest), leaf) if rest else leaf}
 
 
 def fit(rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config, **options: Any) -> Posterior:
@@ -66,7 +53,7 @@ def fit(rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config,
     validation loss is that of the whole network.
     """
     posterior = fit_networks(rng_key, train, valid, config, _task, **options)
-    whole = jax.tree.map(lambda leaf: leaf[0], posterior.samples)
+    whole = jax.tree.map(lambda array: array[0], posterior.samples)
     keys = jax.random.split(jax.random.fold_in(rng_key, 1), config.dropout.num_passes)
     samples = jax.jit(jax.vmap(lambda key: drop(key, whole, config.dropout.rate)))(keys)
     return dataclasses.replace(posterior, samples=samples)

@@ -73,8 +73,13 @@ def fit(rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config,
     return fit_networks(rng_key, train, valid, config, _task, **options)
 
 
+def num_networks(config: Config) -> int:
+    """Members of the ensemble."""
+    return config.ensemble.num_members
+
+
 def _task(config: Config) -> Task:
     ensemble, network = config.ensemble, nequip(config.model)
     loss_fn = likelihood_loss if ensemble.loss == "likelihood" else absolute_loss
     is_shared = ensemble.batches == "shared"
-    return Task(network, loss_fn(network, config), range(ensemble.num_members), is_shared, ensemble.bootstrap)
+    return Task(network, loss_fn(network, config), range(num_networks(config)), is_shared, ensemble.bootstrap)

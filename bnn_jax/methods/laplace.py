@@ -5,6 +5,7 @@ forces of the network with unit vectors for a readout, all of which one pass thr
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,18 +46,19 @@ def potential(config: Config) -> Potential:
     num_features = config.model.num_features
 
     def init(rng_key: PRNGKey, graph: Any) -> Params:
-        factor = jnp.zeros((num_features, num_features))
-        return {"network": network.init(rng_key, graph), "energy_factor": factor, "forces_factor": factor}
+        covariance = {"factor": jnp.zeros((num_features, num_features)), "scales": jnp.ones(2)}
+        return {"network": network.init(rng_key, graph), **covariance}
 
     def apply(params: Params, graph: Any, *, rng_key: PRNGKey | None = None) -> Prediction:
-        def along(direction: Float[Array, " feature"]) -> Prediction:
-            return network.apply(with_readout(params["network"], direction), graph)
+        def along(direction: Float[Array, " feature"]) -> tuple[Array, Array]:
+            prediction = network.apply(with_readout(params["network"], direction), graph)
+            return prediction.energy, prediction.forces
 
-        energies = jax.vmap(lambda column: along(column).energy)(params["energy_factor"].T)
-        forces = jax.vmap(lambda column: along(column).forces)(params["forces_factor"].T)
+        energies, forces = jax.vmap(along)(params["factor"].T)
+        energy_scale, forces_scale = params["scales"]
         return network.apply(params["network"], graph, rng_key=rng_key)._replace(
-            energy_std_epistemic=jnp.sqrt(jnp.sum(energies**2, axis=0)),
-            forces_std_epistemic=jnp.sqrt(jnp.sum(forces**2, axis=0)),
+            energy_std_epistemic=energy_scale * jnp.sqrt(jnp.sum(energies**2, axis=0)),
+            forces_std_epistemic=forces_scale * jnp.sqrt(jnp.sum(forces**2, axis=0)),
         )
 
     return Potential(init, apply)
@@ -86,10 +88,10 @@ def fit(rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config,
     precision += laplace.zeta**2 * np.trace(precision) / len(precision) * np.eye(len(precision))
     # H = C C^T, so that H^-1 = C^-T C^-1: the columns of C^-T are independent directions of unit variance.
     factor = solve_triangular(cholesky(precision, lower=True), np.eye(len(precision)), lower=True).T
-    energy_scale, forces_scale = _scales(trained, valid, factor)
+    scales = _scales(trained, valid, factor)
     if not laplace.num_samples:
-        return _with_factors(trained, factor, energy_scale, forces_scale)
-    return dataclasses.replace(trained, samples=_drawn(rng_key, trained, forces_scale * factor, laplace.num_samples))
+        return _with_covariance(trained, factor, scales)
+    return dataclasses.replace(trained, samples=_drawn(rng_key, trained, scales[1] * factor, laplace.num_samples))
 
 
 def _task(config: Config) -> Task:
@@ -97,23 +99,20 @@ def _task(config: Config) -> Task:
     return Task(network, absolute_loss(network, config))
 
 
-def _with_factors(
-    trained: Posterior, factor: Float[np.ndarray, "feature feature"], energy_scale: float, forces_scale: float
+def _with_covariance(
+    trained: Posterior, factor: Float[np.ndarray, "feature feature"], scales: Sequence[float]
 ) -> Posterior:
-    """The trained network with the covariance itself."""
+    """The trained network with the covariance itself, and factors of energy and force stds."""
     dtype = jax.tree.leaves(trained.samples)[0].dtype
-    samples = {
-        "network": trained.samples,
-        "energy_factor": jnp.asarray(energy_scale * factor[None], dtype),
-        "forces_factor": jnp.asarray(forces_scale * factor[None], dtype),
-    }
+    covariance = {"factor": jnp.asarray(factor[None], dtype), "scales": jnp.asarray([scales], dtype)}
+    samples = {"network": trained.samples, **covariance}
     laplace = dataclasses.replace(trained.config.laplace, num_samples=0)
     return dataclasses.replace(trained, config=dataclasses.replace(trained.config, laplace=laplace), samples=samples)
 
 
 def _scales(trained: Posterior, valid: Dataset, factor: Float[np.ndarray, "feature feature"]) -> tuple[float, float]:
     """Factors of energy and force stds that make their mean square z-scores on the validation set one."""
-    predictive = _with_factors(trained, factor, 1.0, 1.0).predict(valid)
+    predictive = _with_covariance(trained, factor, (1.0, 1.0)).predict(valid)
     scales = []
     for mean, std, target in (
         (predictive.energy, predictive.energy_std, valid.energy),

@@ -22,7 +22,7 @@ _REGISTERED: dict[str, "Method"] = {}
 
 @runtime_checkable
 class Method(Protocol):
-    """What a method has to offer."""
+    """What a method has to offer; one that fits several networks also has :func:`num_networks`."""
 
     def potential(self, config: Config) -> Potential:
         """The potential whose parameters :meth:`fit` finds, data-dependent fields of the configuration filled in."""
@@ -31,6 +31,20 @@ class Method(Protocol):
     def fit(self, rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config, **options: Any) -> Any:
         """A :class:`bnn_jax.Posterior`; see :func:`bnn_jax.methods.sghmc.fit` for the options."""
         ...
+
+
+def num_networks(name: str, config: Config) -> int:
+    """Networks that a method fits: what its ``num_networks(config)`` says, or one where it has no such function.
+
+    Args:
+        name: of the method.
+        config: of the run.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    method: Any = get(name)
+    return method.num_networks(config) if hasattr(method, "num_networks") else 1
 
 
 def register(name: str, method: Method) -> None:

@@ -119,6 +119,11 @@ def potential(config: Config) -> Potential:
     return nequip(config.model)
 
 
+def num_networks(config: Config) -> int:
+    """Chains, each of which has a network of its own."""
+    return config.sampler.num_chains
+
+
 def _check_devices(config: Config, devices_per_chain: int) -> None:
     sampler = config.sampler
     if devices_per_chain < 1 or sampler.batch_size % devices_per_chain:

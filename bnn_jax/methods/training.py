@@ -117,10 +117,10 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
         return value, square / jnp.maximum(count, 1)
 
     step = build_step(jax.value_and_grad(loss, has_aux=True), config.trainer)
-    keys = jax.vmap(lambda member: jax.random.fold_in(rng_key, member))(members)
+    weight_keys, step_keys = jax.vmap(lambda m: jax.random.split(jax.random.fold_in(rng_key, m)), out_axes=1)(members)
     graph = example_graph(config.model)
-    params = jax.jit(jax.vmap(lambda key: task.potential.init(key, graph)))(keys)
-    states = jax.vmap(lambda key, start: init(key, start, config.trainer))(keys, params)
+    params = jax.jit(jax.vmap(lambda key: task.potential.init(key, graph)))(weight_keys)
+    states = jax.vmap(lambda key, start: init(key, start, config.trainer))(step_keys, params)
     sizes = batch_bound(packed, batch_size, repeated=task.bootstrap)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
 

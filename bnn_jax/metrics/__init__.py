@@ -1,7 +1,13 @@
 """Host arrays to scalars: accuracy, calibration, scores, ranking, and intervals of them. Units follow the arguments."""
 
 from bnn_jax.metrics.accuracy import mean_absolute_error, root_mean_square_error
-from bnn_jax.metrics.bootstrap import BootstrapInterval, bootstrap_difference, bootstrap_interval, resamples
+from bnn_jax.metrics.bootstrap import (
+    BootstrapInterval,
+    bootstrap_difference,
+    bootstrap_interval,
+    percentile_interval,
+    resamples,
+)
 from bnn_jax.metrics.calibration import (
     average_cdf,
     calibration_curve,
@@ -52,6 +58,7 @@ __all__ = [
     "outlier_auroc",
     "outlier_average_precision",
     "outlier_roc_curve",
+    "percentile_interval",
     "prediction_rejection_ratio",
     "resamples",
     "retention_area",

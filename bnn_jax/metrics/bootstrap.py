@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 class BootstrapInterval(NamedTuple):
@@ -63,18 +63,11 @@ def bootstrap_interval(
     Reference:
         Efron (1979), doi:10.1214/aos/1176344552; Davison and Hinkley (1997), section 3.8, for whole groups.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}; choose one between 0 and 1.")
+    _check_level(level)
     draws = resamples(structure_of_element, num_resamples, seed)
     values = np.array([metric_fn(index) for index in draws])
-    defined = values[~np.isnan(values)]
-    ends = np.quantile(defined, [0.5 - level / 2.0, 0.5 + level / 2.0]) if defined.size else np.full(2, np.nan)
-    return BootstrapInterval(
-        float(metric_fn(np.arange(len(structure_of_element)))),
-        float(ends[0]),
-        float(ends[1]),
-        num_resamples - defined.size,
-    )
+    estimate = float(metric_fn(np.arange(len(structure_of_element))))
+    return BootstrapInterval(estimate, *percentile_interval(values, level), int(np.isnan(values).sum()))
 
 
 def bootstrap_difference(
@@ -107,6 +100,32 @@ def bootstrap_difference(
     return bootstrap_interval(
         lambda index: first_fn(index) - second_fn(index), structure_of_element, num_resamples, level, seed
     )
+
+
+def percentile_interval(values: Float[np.ndarray, " resample"], level: float = 0.95) -> tuple[float, float]:
+    """Ends of the central interval that holds a fraction of the values; NaN values are left out.
+
+    Args:
+        values: a metric on resampled test sets.
+        level: the fraction.
+
+    Returns:
+        Lower and upper end; NaN where no value is defined.
+
+    Raises:
+        ValueError: the level is not between zero and one.
+    """
+    _check_level(level)
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return float("nan"), float("nan")
+    lower, upper = np.quantile(defined, [0.5 - level / 2.0, 0.5 + level / 2.0])
+    return float(lower), float(upper)
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; choose one between 0 and 1.")
 
 
 def resamples(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-Path = tuple[str, ...]
+from bnn_jax.model.leaves import Path, leaf
 
 
 def channel_readers(params: Mapping[str, Any]) -> list[list[Path]]:
@@ -27,9 +27,6 @@ def channel_readers(params: Mapping[str, Any]) -> list[list[Path]]:
     groups.append([("heads", head, "kernel_0") for head in heads])
     networks = [("base", f"block_{block}", "radial") for block in range(num_blocks)]
     for network in [*networks, *(("heads", head) for head in heads)]:
-        layers = params
-        for name in network:
-            layers = layers[name]
-        num_layers = sum(name.startswith("kernel_") for name in layers)
+        num_layers = sum(name.startswith("kernel_") for name in leaf(params, network))
         groups += [[(*network, f"kernel_{layer}")] for layer in range(1, num_layers)]
     return groups

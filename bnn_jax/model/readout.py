@@ -5,10 +5,14 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from bnn_jax.model.leaves import leaf, with_leaf
+
+PATH = ("heads", "energy", "kernel_0")
+
 
 def readout(params: Mapping[str, Any]) -> Float[Array, " feature"]:
-    """Weights of the energy readout of a stochastic NequIP."""
-    return params["heads"]["energy"]["kernel_0"][:, 0]
+    """Weights of the energy readout of a stochastic NequIP, dimensionless."""
+    return leaf(params, PATH)[:, 0]
 
 
 def with_readout(params: Mapping[str, Any], weights: Float[Array, " feature"]) -> dict[str, Any]:
@@ -18,5 +22,4 @@ def with_readout(params: Mapping[str, Any], weights: Float[Array, " feature"]) -
         params: of the network.
         weights: the new ones.
     """
-    heads = {**params["heads"], "energy": {"kernel_0": weights[:, None]}}
-    return {**params, "heads": heads}
+    return with_leaf(params, PATH, weights[:, None])

@@ -54,17 +54,16 @@ def write_comparison(
         InputError: a file cannot be written.
     """
     tables = {test: {quantity: summarise(results, test, quantity) for quantity in TITLES} for test in tests}
-    write_text_atomic(out / "comparison.csv", comparison_csv(tables, len({result.seed for result in results})))
+    write_text_atomic(out / "comparison.csv", comparison_csv(tables))
     write_text_atomic(out / "comparison.html", _page(results, tables, description))
     return out / "comparison.html", out / "comparison.csv"
 
 
-def comparison_csv(tables: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Cell]]]], num_seeds: int) -> str:
+def comparison_csv(tables: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Cell]]]]) -> str:
     """A row for each test set, quantity, method and figure; units are kcal/mol and Angstrom.
 
     Args:
         tables: by test set and quantity, from :func:`bnn_jax.comparison.summarise`.
-        num_seeds: of each method.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -78,7 +77,7 @@ def comparison_csv(tables: Mapping[str, Mapping[str, Mapping[str, Mapping[str, C
                 for name in FIGURES_OF[quantity]:
                     cell = row[name]
                     values = (f"{value:.6g}" for value in (cell.estimate, cell.lower, cell.upper, cell.spread))
-                    writer.writerow((test, quantity, method, name, *values, num_seeds, int(best[name] == method)))
+                    writer.writerow((test, quantity, method, name, *values, cell.num_seeds, int(best[name] == method)))
     return text.getvalue()
 
 
@@ -102,7 +101,7 @@ def _page(results: Sequence[Result], tables: Mapping, description: Mapping[str, 
     parts += [
         f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in description.items()
     ]
-    parts += ["</table>", _HOW_TO_READ, "<h2>Cost</h2>", _costs(results)]
+    parts += ["</table>", _HOW_TO_READ, *_failures(results), "<h2>Cost</h2>", _costs(results)]
     for test, quantities in tables.items():
         parts.append(f"<h2>Test set: {html.escape(test)}</h2>")
         for quantity, table in quantities.items():
@@ -110,7 +109,9 @@ def _page(results: Sequence[Result], tables: Mapping, description: Mapping[str, 
                 parts += [f"<h3>{TITLES[quantity]}</h3>", _table(table, FIGURES_OF[quantity])]
         curves = _curves(results, test)
         if curves:
-            figures = (error_vs_score(curves), calibrations(curves), rocs(curves, OUTLIER), retentions(curves))
+            figures = [error_vs_score(curves), rocs(curves, OUTLIER), retentions(curves)]
+            if any((each.stds > 0).all() for each in curves.values()):
+                figures.insert(1, calibrations(curves))
             parts += [_image(figure, f"{test}: {figure.axes[0].get_ylabel()}") for figure in figures]
     body = "\n".join(parts)
     return (
@@ -126,11 +127,21 @@ never marked: drawing raises them. A dash: the method does not have what the fig
 Calibrated figures use variance = a U + b fitted to the validation set (Tan et al. 2023, eq. 13).</p>"""
 
 
+def _failures(results: Sequence[Result]) -> list[str]:
+    failed = [
+        f"<li>{html.escape(f'{result.method}, seed {result.seed}: {result.failure}')}</li>"
+        for result in results
+        if result.failure is not None
+    ]
+    return ["<p>Failed, and left out of all means:</p><ul>", *failed, "</ul>"] if failed else []
+
+
 def _costs(results: Sequence[Result]) -> str:
     head = ("method", "fit, s", "gradients of structures", "step, MB", "prediction, ms a structure")
     rows = []
-    for method in dict.fromkeys(result.method for result in results):
-        costs = [result.cost for result in results if result.method == method]
+    measured = [result for result in results if result.failure is None]
+    for method in dict.fromkeys(result.method for result in measured):
+        costs = [result.cost for result in measured if result.method == method]
         resumed = any(cost["fit_resumed"] for cost in costs)
         rows.append(
             (

@@ -14,8 +14,8 @@ from bnn_jax.report._figure import GREY, new_figure
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's, for methods in their order."""
 STYLES = ("-", "--", "-.", ":")
-PERCENTILES = 200
-"""Points of a curve."""
+NUM_POINTS = 200
+"""Of a curve."""
 
 
 class Curves(NamedTuple):
@@ -74,10 +74,10 @@ def calibrations(methods: Mapping[str, Curves]) -> Figure:
     """Observed against expected coverage of the methods that have error bars, before any recalibration.
 
     Args:
-        methods: by name.
+        methods: by name; at least one of them with error bars.
     """
     figure, (axes,) = new_figure(height=5.6)
-    levels = np.linspace(0, 1, PERCENTILES)
+    levels = np.linspace(0, 1, NUM_POINTS)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     for i, (name, curves) in enumerate(methods.items()):
         if (curves.stds > 0).all():
@@ -123,7 +123,7 @@ def retentions(methods: Mapping[str, Curves]) -> Figure:
         if not np.isfinite(curves.scores).all():
             continue
         curve = retention_curve(curves.errors, curves.scores)
-        chosen = np.linspace(0, len(curve.fraction) - 1, PERCENTILES).astype(int)
+        chosen = np.linspace(0, len(curve.fraction) - 1, NUM_POINTS).astype(int)
         axes.plot(1 - curve.fraction[chosen], curve.error[chosen] / curve.error[-1], label=name, **_style(i))
     axes.set(xlabel="Fraction handed to the oracle", ylabel="Mean |error| left, relative", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper right")

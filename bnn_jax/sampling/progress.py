@@ -4,7 +4,6 @@ All that the loop knows is in :class:`Progress`, which a checkpoint can hold at 
 the run that never stopped, bit for bit, however the steps were cut into chunks.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bnn_jax.config import SamplerConfig
-from bnn_jax.devices import agreed, whole
+from bnn_jax.devices import whole
 from bnn_jax.sampling import chain, guard, schedule
+from bnn_jax.sampling.pace import Pace, written
 from bnn_jax.types import Params
 
-MAX_CHUNK_SECONDS = 5.0
 MAX_HALVINGS = 8
 """Halvings of the step size after which a chain is stopped all the same."""
 
@@ -126,32 +125,13 @@ def drive(
     """
     sample_steps = schedule.sample_steps(config)
     stops = np.union1d(sample_steps, np.arange(0, sample_steps[-1], config.log_every))
-    length = 1
+    pace = Pace(config.log_every)
     while progress.active.any() and (step := int(progress.step)) < sample_steps[-1]:
         stop = int(stops[stops > step][0])
-        num_steps = min(length, stop - step)
-        plan = padded_plan(plan_fn(step, num_steps), config.log_every)
-        start = time.perf_counter()
-        states, infos = chunk_fn(progress.states, data, plan, num_steps)
-        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], whole(infos))  # waits for the device
-        seconds = agreed(time.perf_counter() - start)
+        states, infos, num_steps = pace.run(chunk_fn, progress.states, data, plan_fn, step, stop)
         turn = _advance(progress, states, infos, step + num_steps == stop, config, on_divergence)
         progress = turn.progress
         yield turn
-        if num_steps == length and seconds < MAX_CHUNK_SECONDS / 2:
-            length = min(config.log_every, 2 * length)
-
-
-def padded_plan(plan: Int[np.ndarray, "step chain batch"], num_steps: int) -> Int[np.ndarray, "log_every chain batch"]:
-    """A plan with so many rows, of which those after its own mean nothing: one shape for chunks of any length.
-
-    Args:
-        plan: of a chunk.
-        num_steps: of the longest chunk.
-    """
-    padded = np.zeros((num_steps, *plan.shape[1:]), plan.dtype)
-    padded[: len(plan)] = plan
-    return padded
 
 
 def _advance(
@@ -194,13 +174,6 @@ def _advance(
         return Turn(progress, None, divergences)
     row = jax.tree.map(lambda leaf: leaf[:, progress.active], row)
     return Turn(_with_row_closed(progress, config), row, divergences)
-
-
-def written(old: np.ndarray, first: int, new: np.ndarray) -> np.ndarray:
-    """A copy of ``old`` with the rows from ``first`` on replaced by ``new``."""
-    old = old.copy()
-    old[first : first + len(new)] = new
-    return old
 
 
 def _first_of_each(divergences: list[guard.Divergence], active: np.ndarray) -> list[guard.Divergence]:

@@ -4,7 +4,6 @@ All that the loop knows is in :class:`Progress`, which a checkpoint can hold at 
 the run that never stopped, bit for bit, however the steps were cut into chunks.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bnn_jax.config import TrainerConfig
-from bnn_jax.devices import agreed, whole
+from bnn_jax.devices import whole
 from bnn_jax.sampling.chain import Chunk
-from bnn_jax.sampling.progress import MAX_CHUNK_SECONDS, padded_plan, written
+from bnn_jax.sampling.pace import Pace, written
 from bnn_jax.training.trainer import TrainInfo, TrainState
 from bnn_jax.types import Params
 
@@ -104,15 +103,10 @@ def drive(
         A :class:`Turn` at least at every multiple of ``log_every`` and at the end.
     """
     stops = np.union1d(np.arange(config.log_every, config.num_steps, config.log_every), config.num_steps)
-    length = 1
+    pace = Pace(config.log_every)
     while progress.active.any() and (step := int(progress.step)) < config.num_steps:
         stop = int(stops[stops > step][0])
-        num_steps = min(length, stop - step)
-        plan = padded_plan(plan_fn(step, num_steps), config.log_every)
-        start = time.perf_counter()
-        states, infos = chunk_fn(progress.states, data, plan, num_steps)
-        infos = jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], whole(infos))  # waits for the device
-        seconds = agreed(time.perf_counter() - start)
+        states, infos, num_steps = pace.run(chunk_fn, progress.states, data, plan_fn, step, stop)
         progress = progress._replace(
             states=states,
             step=progress.step + num_steps,
@@ -128,8 +122,6 @@ def drive(
             valid = {} if valid_fn is None else valid_fn(average)
             progress = _judged(progress, average, valid.get("valid_loss"), config)
             yield Turn(progress, row, valid)
-        if num_steps == length and seconds < MAX_CHUNK_SECONDS / 2:
-            length = min(config.log_every, 2 * length)
 
 
 def _judged(

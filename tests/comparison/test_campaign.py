@@ -1,15 +1,19 @@
 """Equal budgets, resumption, and a page with everything in it, on the smallest networks."""
 
 import csv
+import dataclasses
 import re
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from bnn_jax import Config, Dataset, InputError
 from bnn_jax.comparison import campaign, check, config_of, measure
 from bnn_jax.comparison.campaign import run
+from bnn_jax.methods.recorder import DivergenceError
 from bnn_jax.report.comparison_page import write_comparison
 from tests import systems
 
@@ -89,12 +93,55 @@ def test_results_of_all_methods_and_seeds(finished) -> None:
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch: pytest.MonkeyPatch) -> None:
     out, results = finished
-    monkeypatch.setattr(campaign, "_fit_and_measure", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(campaign, "_fitted", lambda *_: pytest.fail("fitted again"))
     again = compare(out)
     assert [each.cost for each in again] == [each.cost for each in results]
     np.testing.assert_array_equal(
         again[1].measured["near"]["forces"].resampled["mae"], results[1].measured["near"]["forces"].resampled["mae"]
     )
+
+
+def test_measuring_again_needs_no_second_fit(finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results removed, or a further test set: posteriors and costs are those of the first time."""
+    out, results = finished
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "results")
+    monkeypatch.setattr(campaign.api, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+    for first, second in zip(results, compare(again, tests=TESTS | {"third": waters(3, 400)}), strict=True):
+        assert first.cost == second.cost and list(second.measured) == [*TESTS, "third"]
+        assert first.measured["near"]["forces"].estimates == pytest.approx(
+            second.measured["near"]["forces"].estimates, nan_ok=True
+        )
+
+
+@pytest.mark.parametrize("where", ["in the fit", "in a prediction"])
+def test_a_method_that_fails_is_recorded_and_the_others_go_on(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = campaign.api.fit
+
+    def broken(train, valid, config, *arguments, **options):
+        if config.method == "sghmc" and where == "in the fit":
+            raise DivergenceError("All chains left the numbers.")
+        posterior = fit(train, valid, config, *arguments, **options)
+        if config.method == "sghmc":
+            nan = jax.tree.map(lambda leaf: leaf * np.nan, posterior.samples)
+            return dataclasses.replace(posterior, samples=nan)
+        return posterior
+
+    monkeypatch.setattr(campaign.api, "fit", broken)
+    monkeypatch.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+    results = list(run(TRAIN, VALID, TESTS, CONFIG, METHODS, 1, tmp_path, progress=False))
+    sentence = "All chains left the numbers." if where == "in the fit" else "Predictions for the validation set are not"
+    assert results[0].failure is not None and results[0].failure.startswith(sentence)
+    assert results[1].failure is None and results[1].measured
+    page, table = write_comparison(tmp_path, results, {}, list(TESTS))
+    assert f"sghmc, seed 0: {sentence}" in page.read_text()
+    assert "sghmc" not in table.read_text() and "mixture" in table.read_text()
+    monkeypatch.setattr(campaign.api, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    assert next(run(TRAIN, VALID, TESTS, CONFIG, METHODS, 1, tmp_path, progress=False)).failure == results[0].failure
 
 
 def test_another_comparison_is_refused(finished) -> None:
