@@ -29,7 +29,8 @@ class BNNCalculator(Calculator):
     - ``forces`` [atom, 3], ``forces_std`` [atom, 3], ``forces_std_aleatoric`` [atom] and ``forces_std_epistemic``
       [atom, 3], in eV/Angstrom;
     - ``stress`` and ``stress_std_epistemic``, in eV/Angstrom^3 and ASE's Voigt order, for a periodic structure whose
-      cell has a volume.
+      cell has a volume;
+    - ``energy_half_width`` and ``forces_half_width`` [atom, 3] of a posterior that was calibrated to intervals.
 
     Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
     below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
@@ -61,6 +62,8 @@ class BNNCalculator(Calculator):
         "forces_std_aleatoric",
         "forces_std_epistemic",
         "stress_std_epistemic",
+        "energy_half_width",
+        "forces_half_width",
     ]
 
     def __init__(self, posterior: Posterior | Predictor, *, forces_std_threshold: float | None = None):
@@ -122,6 +125,10 @@ def _results(predictive: Predictive, has_volume: bool) -> dict[str, float | np.n
         "forces_std_aleatoric": predictive.forces_std_aleatoric,
         "forces_std_epistemic": predictive.forces_std_epistemic,
     }
+    if predictive.energy_half_width is not None:
+        results["energy_half_width"] = float(predictive.energy_half_width[0])
+    if predictive.forces_half_width is not None:
+        results["forces_half_width"] = predictive.forces_half_width
     if has_volume and predictive.stress is not None and predictive.stress_std_epistemic is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(predictive.stress[0])
         results["stress_std_epistemic"] = full_3x3_to_voigt_6_stress(predictive.stress_std_epistemic[0])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.methods.base import Posterior
+from bnn_jax.methods.base import Posterior, num_shared
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
 from bnn_jax.types import InputError, InputWarning, Predictive, TrustWarning
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
@@ -27,33 +27,42 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
     error, is beyond 1 kcal/mol/Angstrom, and so is what needs stds that the method does not have. A posterior that was
     judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
+    Of a calibrated posterior ``mll`` is that of the calibrated stds, and where it was calibrated to intervals their
+    ``interval_coverage`` and mean ``half_width`` are added.
 
     Args:
         posterior: the samples.
         test: structures with energies, forces or both.
 
     Raises:
-        InputError: the test set has no label, or an element that was not in training, or a prediction overflows.
+        InputError: the test set has no label, an element that was not in training, or a structure that the posterior
+            was calibrated on, or a prediction overflows.
     """
     if posterior.verdict is not None and not posterior.verdict.is_trusted:
         warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
-    warn_of_shared_structures(posterior, test)
+    check_shared_structures(posterior, test)
     start = time.perf_counter()
     predictive = posterior.predict(test)
     return score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
 
 
-def warn_of_shared_structures(posterior: Posterior, test: Dataset) -> None:
+def check_shared_structures(posterior: Posterior, test: Dataset) -> None:
     """Warn of test structures that the posterior was trained on: their errors say nothing of new ones.
 
     Args:
         posterior: the samples.
         test: structures.
+
+    Raises:
+        InputError: it was calibrated on some of them, whose error bars are right by construction.
     """
-    if posterior.train_hashes is None:
-        return
-    count = int(np.isin(test.hashes(), posterior.train_hashes).sum())
-    if count:
+    calibration = posterior.calibration
+    if calibration is not None and (count := num_shared(test, calibration.hashes)):
+        raise InputError(
+            f"The posterior was calibrated on {count} of {len(test)} test structures, so that they cannot test its"
+            " error bars; give others."
+        )
+    if count := num_shared(test, posterior.train_hashes):
         warnings.warn(
             InputWarning(
                 f"{count} of {len(test)} test structures were in the training set; leave them out, for their errors say"
@@ -73,8 +82,10 @@ def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, 
     result: dict[str, float] = {}
     if known.any():
         result |= _energy_scores(predictive, test.energy, known)
+        result |= _interval_scores("energy", predictive.energy - test.energy, predictive.energy_half_width, known)
     if labelled.any():
         result |= _forces_scores(predictive, test.forces, labelled)
+        result |= _interval_scores("forces", predictive.forces - test.forces, predictive.forces_half_width, labelled)
     return result | {"num_samples": num_samples, "num_structures": len(test)}
 
 
@@ -132,6 +143,18 @@ def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndar
         "forces_nece": _where_defined(metrics.nece, sample_stds, errors, sample_stds, means=mean - samples),
         "forces_std": float(std.mean()),
         "forces_std_aleatoric": float(aleatoric.mean()),
+    }
+
+
+def _interval_scores(
+    name: str, errors: np.ndarray, half_widths: np.ndarray | None, labelled: np.ndarray
+) -> dict[str, float]:
+    if half_widths is None:
+        return {}
+    errors, half_widths = errors[labelled], half_widths[labelled]
+    return {
+        f"{name}_interval_coverage": metrics.interval_coverage(errors, half_widths),
+        f"{name}_half_width": float(half_widths.mean()),
     }
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.calibration import Calibration
 from bnn_jax.checkpoint import DamagedFileError, load_arrays, read_metadata, save_tree
 from bnn_jax.predict import ApplySamples, Predictor, every_sample
 from bnn_jax.types import AtomGraph, InputError, Params, Prediction, Verdict
@@ -83,6 +84,8 @@ def export(
         "cutoff": repr(predictor.cutoff),
         "verdict": json.dumps(None if predictor.verdict is None else predictor.verdict._asdict()),
     }
+    if predictor.calibration is not None:
+        metadata["calibration"] = predictor.calibration.to_json()
     path = Path(path)
     save_tree(path, {"program": np.frombuffer(exported.serialize(), np.uint8), "samples": samples}, metadata)
     return path
@@ -126,6 +129,7 @@ def load_exported(path: str | Path) -> Predictor:
         statistics, cutoff = Statistics.from_json(metadata["statistics"]), float(metadata["cutoff"])
         verdict = json.loads(metadata["verdict"])
         verdict = None if verdict is None else Verdict.from_dict(verdict)
+        calibration = Calibration.from_json(metadata["calibration"]) if "calibration" in metadata else None
     except Exception as error:  # whatever the reader of a foreign format raises
         raise DamagedFileError(
             f"{path} holds no program that this version of JAX reads ({error!r:.200}); export it again."
@@ -136,7 +140,7 @@ def load_exported(path: str | Path) -> Predictor:
     if np.result_type(*samples.values()) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise InputError(f"{path} is in float64, which this process does not use; set jax_enable_x64.")
     _check_devices(path, exported.platforms)
-    return Predictor(_in_chunks(exported.call), samples, statistics, cutoff, verdict)
+    return Predictor(_in_chunks(exported.call), samples, statistics, cutoff, verdict, calibration)
 
 
 def _check_devices(path: Path, platforms: Sequence[str]) -> None:

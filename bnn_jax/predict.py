@@ -15,6 +15,7 @@ from tqdm import tqdm
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.calibration import Calibration
 from bnn_jax.devices import sample_mesh
 from bnn_jax.memory import available_memory, peak_bytes, require_memory
 from bnn_jax.types import AtomGraph, Params, Prediction, Predictive, Verdict
@@ -189,6 +190,8 @@ class Predictor:
     """In Angstrom."""
     verdict: Verdict | None = None
     """Whether the samples can be trusted, as judged when their run ended; None where nobody has judged."""
+    calibration: Calibration | None = None
+    """Corrects the error bars; None leaves them as the samples have them."""
 
     @cached_property
     def compiled(self) -> Any:
@@ -214,12 +217,14 @@ class Predictor:
             sizes: padded sizes of earlier calls, as :func:`predict` takes them.
 
         Raises:
-            InputError: there is no structure, or one holds an element that was not in training.
+            InputError: there is no structure, or one holds an element that was not in training, or not in the
+                validation set of a calibration by element.
         """
         if isinstance(structures, ase.Atoms):
             structures = [structures]
         dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
-        return predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
+        predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
+        return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 
 
 def _samples_that_fit(

@@ -91,7 +91,8 @@ class Predictive(NamedTuple):
 
     Atoms of all structures follow one another; ``num_atoms`` cuts them apart. The mean is that of the equal
     mixture over samples. The aleatoric variance is the mean of the samples' predicted variances, the epistemic
-    variance the spread of the samples' means (ddof = 1; zero for a single sample), and the total their sum.
+    variance the spread of the samples' means (ddof = 1; zero for a single sample), and the total their sum. Where the
+    posterior was calibrated on a validation set, the total is what that says, and its parts are as before.
     """
 
     energy: Float[np.ndarray, " structure"]
@@ -117,6 +118,10 @@ class Predictive(NamedTuple):
     num_atoms: Int[np.ndarray, " structure"]
     score: Float[np.ndarray, " atom"] | None = None
     """What atoms are ranked by, where that is not the std of their forces: the mean over samples of their scores."""
+    energy_half_width: Float[np.ndarray, " structure"] | None = None
+    """Half the width of the interval about the energy, in eV, where the posterior was calibrated to intervals."""
+    forces_half_width: Float[np.ndarray, "atom 3"] | None = None
+    """The same of force components, in eV/Angstrom."""
 
     @property
     def forces_score(self) -> Float[np.ndarray, "atom 3"]:

@@ -108,6 +108,30 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Correct the error bars of a finished run on structures that it was not trained on.
+
+    OUT is a posterior file with the correction in it, for every command that takes a RUN.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a posterior file."""
+    valid: Annotated[Positional[str], arg(metavar="VALID")]
+    """Labelled structures: a file or a known name."""
+    out: Annotated[Positional[str], arg(metavar="OUT")]
+    """Posterior file to write."""
+    method: Annotated[str, arg(metavar="NAME")] = "affine"
+    """Recalibration: variance (one factor), affine (a variance a U + b), isotonic, or conformal (intervals)."""
+    coverage: Annotated[float | None, arg(metavar="FRACTION", help_behavior_hint=QUIET)] = None
+    """Coverage of the intervals of conformal, such as 0.9."""
+    per_element: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Correct the forces of each element by themselves."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT if it exists."""
+    labels: Labels = field(default_factory=LabelOptions)
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a finished run's predictor to one file that needs neither the run nor the code of its network.
 
@@ -204,6 +228,7 @@ Command = (
     Annotated[Fit, subcommand("fit")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Calibrate, subcommand("calibrate")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Demo, subcommand("demo")]

@@ -9,7 +9,7 @@ from typing import Any
 from bnn_jax.atoms.sources import load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Evaluate
-from bnn_jax.evaluation import warn_of_shared_structures
+from bnn_jax.evaluation import check_shared_structures
 from bnn_jax.methods import Posterior
 from bnn_jax.report import assess, score_table, scores_to_json
 from bnn_jax.types import InputError
@@ -26,7 +26,7 @@ def run(command: Evaluate) -> None:
             _check_writable(flag, path)
     posterior = Posterior.load(command.run)
     test = load(command.test, require_labels=True, **given(asdict(command.labels)))
-    warn_of_shared_structures(posterior, test)
+    check_shared_structures(posterior, test)
     scores = assess(posterior, test, plots=None if command.plots is None else Path(command.plots))
     if command.json is not None:
         write_text_atomic(command.json, scores_to_json(scores))

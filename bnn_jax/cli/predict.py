@@ -69,8 +69,10 @@ def _predicted_structure(structures: Dataset, predictive: Predictive, i: int) ->
     if predictive.stress is not None and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(predictive.stress[i])
     atoms.calc = SinglePointCalculator(atoms, **results)
-    for name in ("energy_std", "energy_std_aleatoric", "energy_std_epistemic"):
-        atoms.info[name] = float(getattr(predictive, name)[i])
-    for name in ("forces_std", "forces_std_aleatoric", "forces_std_epistemic"):
-        atoms.set_array(name, getattr(predictive, name)[rows])
+    for name in ("energy_std", "energy_std_aleatoric", "energy_std_epistemic", "energy_half_width"):
+        if (values := getattr(predictive, name)) is not None:
+            atoms.info[name] = float(values[i])
+    for name in ("forces_std", "forces_std_aleatoric", "forces_std_epistemic", "forces_half_width", "score"):
+        if (values := getattr(predictive, name)) is not None:
+            atoms.set_array(name, values[rows])
     return atoms

@@ -16,6 +16,7 @@ from jaxtyping import UInt64
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import gather_batch, pack
 from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.calibration import Calibration, calibrate
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.export import PLATFORMS, export
@@ -25,6 +26,11 @@ from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, 
 
 POSTERIOR_FILE = "posterior.safetensors"
 FORMAT_VERSION = "2"
+
+
+def num_shared(dataset: Dataset, hashes: UInt64[np.ndarray, " structure"] | None) -> int:
+    """How many structures are among those of the hashes; none where they are not known."""
+    return 0 if hashes is None else int(np.isin(dataset.hashes(), hashes).sum())
 
 
 def fill_model_config(config: ModelConfig, statistics: Statistics) -> ModelConfig:
@@ -75,6 +81,8 @@ class Posterior:
     """Whether the samples can be trusted, as judged when the run ended; None where nobody has judged."""
     train_hashes: UInt64[np.ndarray, " structure"] | None = None
     """Of the training structures (:meth:`bnn_jax.Dataset.hashes`), to tell when they are met again in a test set."""
+    calibration: Calibration | None = None
+    """Corrects the error bars of predictions; from :meth:`calibrated`."""
 
     @cached_property
     def potential(self) -> Potential:
@@ -85,12 +93,14 @@ class Posterior:
     def predictor(self) -> Predictor:
         """What predictions need of it, compiled once for each shape."""
         apply_samples = every_sample(self.potential.apply)
-        return Predictor(apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict)
+        return Predictor(
+            apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict, self.calibration
+        )
 
     @property
     def is_sampled(self) -> bool:
         """Whether its samples come from chains, which can agree or not."""
-        return self.config.method == "sghmc"
+        return self.sampling is not None
 
     @property
     def num_samples(self) -> int:
@@ -104,6 +114,40 @@ class Posterior:
             InputError: there is no structure, or one holds an element that was not in training.
         """
         return self.predictor.predict(structures)
+
+    def calibrated(
+        self,
+        valid: Dataset | Sequence[ase.Atoms],
+        method: str = "affine",
+        *,
+        per_element: bool = False,
+        coverage: float | None = None,
+    ) -> Self:
+        """This posterior with error bars that are corrected on structures it was not trained on.
+
+        Predictions, the calculator and the exported file then have recalibrated ``energy_std`` and ``forces_std``, or,
+        by ``conformal``, ``energy_half_width`` and ``forces_half_width`` beside the old ones. An earlier calibration
+        is replaced. Test it on further structures: :func:`bnn_jax.evaluate` refuses those it was calibrated on.
+
+        Args:
+            valid: labelled structures.
+            method: ``variance``, ``affine``, ``isotonic`` or ``conformal``
+                (:func:`bnn_jax.recalibration.fit_recalibration` says what each of them is).
+            per_element: one curve of the forces for each element.
+            coverage: of the intervals of ``conformal``, such as 0.9.
+
+        Raises:
+            InputError: a structure was trained on, the validation set has no labels or is too small for the method or
+                the coverage, or the method does not fit what the posterior offers.
+        """
+        valid = valid if isinstance(valid, Dataset) else Dataset.from_atoms(list(valid))
+        if count := num_shared(valid, self.train_hashes):
+            raise InputError(
+                f"{count} of {len(valid)} structures to calibrate on were in the training set, where errors are too"
+                " small; give others."
+            )
+        raw = replace(self, calibration=None)
+        return replace(self, calibration=calibrate(raw.predict(valid), valid, method, per_element, coverage))
 
     def export(self, path: str | Path, platforms: Sequence[str] = PLATFORMS) -> Path:
         """Write the predictor with its program to one file, for :func:`bnn_jax.load_exported` or plain JAX.
@@ -140,6 +184,8 @@ class Posterior:
             "sampling": json.dumps(None if self.sampling is None else self.sampling._asdict()),
             "verdict": json.dumps(None if self.verdict is None else self.verdict._asdict()),
         }
+        if self.calibration is not None:
+            metadata["calibration"] = self.calibration.to_json()
         hashes = np.zeros(0, np.uint64) if self.train_hashes is None else self.train_hashes
         save_tree(path, {"samples": self.samples, "train_hashes": hashes}, metadata | {"num_train": str(len(hashes))})
         return path
@@ -209,4 +255,5 @@ def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
         "seed": int(metadata["seed"]),
         "sampling": sampling,
         "verdict": verdict,
+        "calibration": Calibration.from_json(metadata["calibration"]) if "calibration" in metadata else None,
     }

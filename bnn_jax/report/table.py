@@ -12,6 +12,7 @@ UNITS = {
     "mll": "natural logarithm of a density in 1/eV, or 1/(eV/Angstrom)",
     "nece": "1/(eV/Angstrom)",
     "auroc": "dimensionless",
+    "interval_coverage": "dimensionless",
     "seconds": "s",
 }
 """What the figures of :func:`bnn_jax.evaluate` are in."""
@@ -21,10 +22,14 @@ _ROWS = (
     ("energy MAE", "energy_mae", None, "same"),
     ("energy RMSE", "energy_rmse", None, "same"),
     ("energy std, mean", "energy_std", None, "same"),
+    ("energy coverage", "energy_interval_coverage", None, "none"),
+    ("energy half-width", "energy_half_width", None, "same"),
     ("energy MLL", "energy_mll", "energy_mll_aleatoric", "log density"),
     ("forces MAE", "forces_mae", None, "same"),
     ("forces RMSE", "forces_rmse", None, "same"),
     ("forces std, mean", "forces_std", "forces_std_aleatoric", "same"),
+    ("forces coverage", "forces_interval_coverage", None, "none"),
+    ("forces half-width", "forces_half_width", None, "same"),
     ("forces MLL", "forces_mll", "forces_mll_aleatoric", "log density"),
     ("forces NECE", "forces_nece", None, "density"),
     ("forces AUROC", "forces_auroc", "forces_auroc_aleatoric", "none"),
@@ -41,8 +46,8 @@ def score_table(scores: Mapping[str, float]) -> str:
         scores: as ``evaluate`` returns them; a figure that is absent or NaN shows as a dash.
     """
     head = (
-        f"{'':<17}{'eV, eV/Å':^24}  {'kcal/mol, kcal/mol/Å':^24}",
-        f"{'':<17}" + "  ".join([f"{'total':>10}{'aleatoric':>14}"] * 2),
+        f"{'':<18}{'eV, eV/Å':^24}  {'kcal/mol, kcal/mol/Å':^24}",
+        f"{'':<18}" + "  ".join([f"{'total':>10}{'aleatoric':>14}"] * 2),
     )
     lines = [_line(scores, *row) for row in _ROWS if row[1] in scores]
     num_structures, num_samples = int(scores["num_structures"]), int(scores["num_samples"])
@@ -58,7 +63,7 @@ def _line(scores: Mapping[str, float], name: str, key: str, aleatoric_key: str |
         f"{_cell(first, 10)}{_cell(second, 14)}"
         for first, second in (values, tuple(_in_kcal_per_mol(value, kind) for value in values))
     )
-    return f"{name:<17}{cells}".rstrip()
+    return f"{name:<18}{cells}".rstrip()
 
 
 def _in_kcal_per_mol(value: float | None, kind: str) -> float | None:
