@@ -15,8 +15,8 @@ from tqdm import tqdm
 from bnn_jax import api
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.checkpoint import environment, load_arrays, open_run, save_tree, write_text_atomic
-from bnn_jax.comparison.elements import QUANTITIES
-from bnn_jax.comparison.figures import Measured, measure
+from bnn_jax.comparison.elements import FORCES_OF, quantities
+from bnn_jax.comparison.figures import Measured, figures_of, measure
 from bnn_jax.config import Config
 from bnn_jax.methods import Posterior, registry
 from bnn_jax.methods.recorder import DivergenceError
@@ -41,7 +41,7 @@ class Result(NamedTuple):
     cost: dict[str, float]
     """``fit_seconds``, ``structure_gradients``, ``step_bytes``, ``predict_seconds`` (of a structure)."""
     measured: dict[str, dict[str, Measured]]
-    """By test set and quantity (:data:`bnn_jax.comparison.elements.QUANTITIES`)."""
+    """By test set and quantity (:func:`bnn_jax.comparison.elements.quantities`)."""
     arrays: dict[str, dict[str, dict[str, np.ndarray]]]
     """By test set, quantity and name of :data:`PLOTTED`."""
     failure: str | None = None
@@ -186,11 +186,9 @@ def _measure(
         DivergenceError: a prediction is not finite.
     """
     predictive = _predicted(posterior, valid, "validation")
-    recalibrations: dict[str, Recalibration | None] = {}
-    for quantity, elements_fn in QUANTITIES.items():
-        elements = elements_fn(predictive, valid)
-        recalibrations[quantity] = None
-        if elements is not None and elements.has_scores and quantity != "structures":
+    recalibrations: dict[str, Recalibration] = {}
+    for quantity, elements in quantities(predictive, valid).items():
+        if elements.has_scores and "cnll" in figures_of(quantity):
             recalibrations[quantity] = fit_recalibration(
                 CALIBRATION, elements.errors, elements.scores, elements.structure, score_kind=elements.score_kind
             )
@@ -199,14 +197,13 @@ def _measure(
     described = tqdm(tests.items(), desc="measure", unit="set", delay=5, disable=None if progress else True)
     for name, test in described:
         predictive, measured[name] = _predicted(posterior, test, name), {}
-        for quantity, elements_fn in QUANTITIES.items():
-            if (elements := elements_fn(predictive, test)) is None:
-                continue
-            result = measure(elements, recalibrations[quantity])
+        for quantity, elements in quantities(predictive, test).items():
+            result = measure(elements, recalibrations.get(quantity), figures_of(quantity))
             resampled = {figure: values.tolist() for figure, values in result.resampled.items()}
             measured[name][quantity] = {"estimates": result.estimates, "resampled": resampled}
-            for array in PLOTTED:
-                arrays[f"{name}/{quantity}/{array}"] = getattr(elements, array).astype(np.float32)
+            if not quantity.startswith(FORCES_OF):
+                for array in PLOTTED:
+                    arrays[f"{name}/{quantity}/{array}"] = getattr(elements, array).astype(np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_tree(file.with_suffix(".safetensors"), arrays, {})
     _write(file, {**settings, "cost": cost, "measured": measured})  # last: it makes the result

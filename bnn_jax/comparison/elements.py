@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
 from bnn_jax import metrics
@@ -10,6 +11,9 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.recalibration import ScoreKind
 from bnn_jax.types import Predictive
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
+
+FORCES_OF = "forces of "
+"""Before the symbol of an element: the components of the forces on its atoms."""
 
 
 class Elements(NamedTuple):
@@ -142,5 +146,17 @@ def _labelled(
     )
 
 
-QUANTITIES = {"forces": force_components, "structures": structure_forces, "energy": energies}
-"""Functions of a predictive and its labelled set."""
+def quantities(predictive: Predictive, dataset: Dataset) -> dict[str, Elements]:
+    """All quantities that have labels: ``forces``, ``forces of H`` and so on, ``structures`` and ``energy``.
+
+    Args:
+        predictive: of the data set.
+        dataset: with its labels.
+    """
+    found: dict[str, Elements | None] = {"forces": force_components(predictive, dataset)}
+    numbers = np.broadcast_to(dataset.numbers[:, None], dataset.forces.shape)[np.isfinite(dataset.forces)]
+    if found["forces"] is not None and len(dataset.species) > 1:
+        for number in np.unique(numbers):
+            found[f"{FORCES_OF}{chemical_symbols[number]}"] = found["forces"].take(np.flatnonzero(numbers == number))
+    found |= {"structures": structure_forces(predictive, dataset), "energy": energies(predictive, dataset)}
+    return {name: elements for name, elements in found.items() if elements is not None}

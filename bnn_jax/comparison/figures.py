@@ -1,6 +1,6 @@
 """The figures that methods are compared by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxtyping import Float
 from bnn_jax import metrics
 from bnn_jax.comparison.elements import Elements
 from bnn_jax.recalibration import Recalibration
+
+Value = Callable[[Elements, Recalibration | None], float]
 
 NUM_RESAMPLES = 200
 COVERAGE = 0.9
@@ -23,76 +25,143 @@ class Figure(NamedTuple):
 
     label: str
     better: Literal["lower", "higher", "nearer to one", "none"]
+    needs: Literal["errors", "stds", "scores", "calibration", "samples"]
+    """What the method must have; what looks at each sample by itself is not resampled, for it takes long."""
+    value: Value
     is_marked: bool = True
     """Whether the best is marked where the intervals part: not where resampling is biased or there are no intervals."""
 
 
+def _half_widths(elements: Elements) -> Float[np.ndarray, " element"]:
+    return metrics.normal_half_widths(elements.stds, COVERAGE)
+
+
+def _of_stds(metric: Callable[..., float]) -> Value:
+    """A metric of (mean, std, target), for the predicted normal distribution of the error."""
+    return lambda elements, _: metric(np.zeros_like(elements.errors), elements.stds, elements.errors)
+
+
+def _calibrated(metric: Callable[..., float]) -> Value:
+    """The same with the recalibrated std."""
+
+    def value(elements: Elements, recalibration: Recalibration | None) -> float:
+        assert recalibration is not None
+        return metric(np.zeros_like(elements.errors), recalibration.stds(elements.scores), elements.errors)
+
+    return value
+
+
+def _percentile_auroc(elements: Elements, _: Recalibration | None) -> float:
+    threshold = metrics.error_percentile(elements.errors, PERCENTILE)
+    return metrics.outlier_auroc(elements.errors, elements.scores, threshold)
+
+
 FIGURES: Mapping[str, Figure] = {
-    "mae": Figure("MAE", "lower"),
-    "rmse": Figure("RMSE", "lower"),
-    "mll": Figure("MLL, normal", "higher"),
-    "mll_mixture": Figure("MLL, mixture", "higher"),
-    "cnll": Figure("calibrated NLL", "lower"),
-    "crps": Figure("CRPS", "lower"),
-    "interval_score": Figure("interval score, 90 %", "lower"),
-    "spearman": Figure("Spearman", "higher"),
-    "auroc": Figure("ROC-AUC, 1 kcal/mol/Å", "higher"),
-    "auroc_percentile": Figure("ROC-AUC, 20th percentile", "higher"),
-    "average_precision": Figure("PR-AUC, 1 kcal/mol/Å", "higher"),
-    "rejection_ratio": Figure("rejection ratio", "higher"),
-    "miscalibration_area": Figure("miscalibration area", "lower", is_marked=False),
-    "calibrated_area": Figure("the same, calibrated", "lower", is_marked=False),
-    "ence": Figure("ENCE", "lower", is_marked=False),
-    "nece": Figure("NECE", "lower", is_marked=False),
-    "mean_squared_z": Figure("mean squared z", "nearer to one", is_marked=False),
-    "coverage": Figure("coverage of 90 %", "none", is_marked=False),
-    "sharpness": Figure("sharpness", "none", is_marked=False),
+    "mae": Figure(
+        "MAE", "lower", "errors", lambda e, _: metrics.mean_absolute_error(e.errors, np.zeros_like(e.errors))
+    ),
+    "rmse": Figure(
+        "RMSE", "lower", "errors", lambda e, _: metrics.root_mean_square_error(e.errors, np.zeros_like(e.errors))
+    ),
+    "mll": Figure("MLL, normal", "higher", "stds", _of_stds(metrics.gaussian_log_likelihood)),
+    "mll_mixture": Figure(
+        "MLL, mixture",
+        "higher",
+        "samples",
+        lambda e, _: metrics.mixture_log_likelihood(-e.offsets, e.sample_stds, -e.errors),
+    ),
+    "cnll": Figure(
+        "calibrated NLL",
+        "lower",
+        "calibration",
+        _calibrated(lambda mean, std, target: -metrics.gaussian_log_likelihood(mean, std, target)),
+    ),
+    "crps": Figure("CRPS", "lower", "stds", _of_stds(metrics.gaussian_crps)),
+    "interval_score": Figure(
+        "interval score, 90 %",
+        "lower",
+        "stds",
+        lambda e, _: metrics.interval_score(e.errors, _half_widths(e), COVERAGE),
+    ),
+    "spearman": Figure("Spearman", "higher", "scores", lambda e, _: metrics.spearman(e.errors, e.scores)),
+    "auroc": Figure(
+        "ROC-AUC, 1 kcal/mol/Å", "higher", "scores", lambda e, _: metrics.outlier_auroc(e.errors, e.scores, OUTLIER)
+    ),
+    "auroc_percentile": Figure("ROC-AUC, 20th percentile", "higher", "scores", _percentile_auroc),
+    "average_precision": Figure(
+        "PR-AUC, 1 kcal/mol/Å",
+        "higher",
+        "scores",
+        lambda e, _: metrics.outlier_average_precision(e.errors, e.scores, OUTLIER),
+    ),
+    "rejection_ratio": Figure(
+        "rejection ratio", "higher", "scores", lambda e, _: metrics.prediction_rejection_ratio(e.errors, e.scores)
+    ),
+    "miscalibration_area": Figure(
+        "miscalibration area", "lower", "stds", _of_stds(metrics.miscalibration_area), is_marked=False
+    ),
+    "calibrated_area": Figure(
+        "the same, calibrated", "lower", "calibration", _calibrated(metrics.miscalibration_area), is_marked=False
+    ),
+    "ence": Figure(
+        "ENCE", "lower", "stds", lambda e, _: metrics.ence(e.errors, e.stds, min(15, e.errors.size)), is_marked=False
+    ),
+    "nece": Figure(
+        "NECE", "lower", "samples", lambda e, _: metrics.nece(e.errors, e.sample_stds, means=e.offsets), is_marked=False
+    ),
+    "mean_squared_z": Figure(
+        "mean squared z",
+        "nearer to one",
+        "stds",
+        lambda e, _: metrics.mean_squared_z_score(e.errors, e.stds),
+        is_marked=False,
+    ),
+    "coverage": Figure(
+        "coverage of 90 %",
+        "none",
+        "stds",
+        lambda e, _: metrics.interval_coverage(e.errors, _half_widths(e)),
+        is_marked=False,
+    ),
+    "sharpness": Figure("sharpness", "none", "stds", lambda e, _: metrics.sharpness(e.stds), is_marked=False),
 }
 """By name, in the order of the table. Units are kcal/mol and Angstrom."""
 
+_FIGURES_OF: Mapping[str, tuple[str, ...]] = {
+    "forces": tuple(FIGURES),
+    "structures": ("mae", "spearman", "auroc_percentile", "rejection_ratio"),
+    "energy": ("mae", "rmse", "mll", "mll_mixture", "cnll", "crps", "spearman", "mean_squared_z", "coverage"),
+}
+_FIGURES_OF_AN_ELEMENT = ("mae", "mll", "spearman", "auroc", "mean_squared_z", "coverage")
 
-def figures(elements: Elements, recalibration: Recalibration | None) -> dict[str, float]:
-    """All figures of :data:`FIGURES` that need no samples, by name; NaN where the method has not what one needs.
+
+def figures_of(quantity: str) -> tuple[str, ...]:
+    """Names of the figures that a quantity is compared by.
+
+    Args:
+        quantity: a key of :func:`bnn_jax.comparison.elements.quantities`.
+    """
+    return _FIGURES_OF.get(quantity, _FIGURES_OF_AN_ELEMENT)
+
+
+def figures(elements: Elements, recalibration: Recalibration | None, names: Sequence[str]) -> dict[str, float]:
+    """Figures by name; NaN where the method has not what one needs.
 
     Args:
         elements: of one quantity.
         recalibration: of its scores, from the validation set; None where there is none.
+        names: of :data:`FIGURES`.
     """
-    errors, stds, scores = elements.errors, elements.stds, elements.scores
-    zero = np.zeros_like(errors)
-    found = dict.fromkeys(FIGURES, float("nan"))
-    found["mae"] = metrics.mean_absolute_error(errors, zero)
-    found["rmse"] = metrics.root_mean_square_error(errors, zero)
-    if elements.has_stds:
-        half_widths = metrics.normal_half_widths(stds, COVERAGE)
-        found["mll"] = metrics.gaussian_log_likelihood(zero, stds, errors)
-        found["crps"] = metrics.gaussian_crps(zero, stds, errors)
-        found["interval_score"] = metrics.interval_score(errors, half_widths, COVERAGE)
-        found["coverage"] = metrics.interval_coverage(errors, half_widths)
-        found["miscalibration_area"] = metrics.miscalibration_area(zero, stds, errors)
-        found["ence"] = metrics.ence(errors, stds, min(15, errors.size))
-        found["mean_squared_z"] = metrics.mean_squared_z_score(errors, stds)
-        found["sharpness"] = metrics.sharpness(stds)
-    if recalibration is not None:
-        calibrated = recalibration.stds(scores)
-        found["cnll"] = -metrics.gaussian_log_likelihood(zero, calibrated, errors)
-        found["calibrated_area"] = metrics.miscalibration_area(zero, calibrated, errors)
-    if elements.has_scores:
-        found["spearman"] = metrics.spearman(errors, scores)
-        found["auroc"] = metrics.outlier_auroc(errors, scores, OUTLIER)
-        found["auroc_percentile"] = metrics.outlier_auroc(errors, scores, metrics.error_percentile(errors, PERCENTILE))
-        found["average_precision"] = metrics.outlier_average_precision(errors, scores, OUTLIER)
-        found["rejection_ratio"] = metrics.prediction_rejection_ratio(errors, scores)
-    return found
-
-
-def mixture_figures(elements: Elements) -> dict[str, float]:
-    """The figures that look at each sample by itself."""
-    if not (elements.sample_stds > 0).all():
-        return {"mll_mixture": float("nan"), "nece": float("nan")}
+    there = {
+        "errors": True,
+        "stds": elements.has_stds,
+        "scores": elements.has_scores,
+        "calibration": recalibration is not None,
+        "samples": bool((elements.sample_stds > 0).all()),
+    }
     return {
-        "mll_mixture": metrics.mixture_log_likelihood(-elements.offsets, elements.sample_stds, -elements.errors),
-        "nece": metrics.nece(elements.errors, elements.sample_stds, means=elements.offsets),
+        name: FIGURES[name].value(elements, recalibration) if there[FIGURES[name].needs] else float("nan")
+        for name in names
     }
 
 
@@ -101,20 +170,24 @@ class Measured(NamedTuple):
 
     estimates: dict[str, float]
     resampled: dict[str, Float[np.ndarray, " resample"]]
-    """Of test sets drawn from the structures, the same draws for all methods; without the mixture's figures."""
+    """Of test sets drawn from the structures, the same draws for all methods; NaN for figures of the samples."""
 
 
-def measure(elements: Elements, recalibration: Recalibration | None, num_resamples: int = NUM_RESAMPLES) -> Measured:
+def measure(
+    elements: Elements, recalibration: Recalibration | None, names: Sequence[str], num_resamples: int = NUM_RESAMPLES
+) -> Measured:
     """Figures and what they are on resampled test sets.
 
     Args:
         elements: of one quantity.
         recalibration: of its scores, from the validation set; None where there is none.
+        names: of the figures.
         num_resamples: how often to draw the structures.
     """
+    chosen = [name for name in names if FIGURES[name].needs != "samples"]
     rows = [
-        figures(elements.take(index), recalibration)
+        figures(elements.take(index), recalibration, chosen)
         for index in metrics.resamples(elements.structure, num_resamples, seed=0)
     ]
-    resampled = {name: np.array([row[name] for row in rows]) for name in FIGURES}
-    return Measured(figures(elements, recalibration) | mixture_figures(elements), resampled)
+    resampled = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    return Measured(figures(elements, recalibration, names), resampled)

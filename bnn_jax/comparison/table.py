@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bnn_jax.comparison.campaign import Result
-from bnn_jax.comparison.figures import FIGURES
+from bnn_jax.comparison.figures import FIGURES, figures_of
 from bnn_jax.metrics import percentile_interval
 
 LEVEL = 0.95
@@ -33,7 +33,7 @@ def summarise(results: Sequence[Result], test: str, quantity: str) -> dict[str, 
     Args:
         results: of all methods and seeds.
         test: name of the test set.
-        quantity: ``forces``, ``structures`` or ``energy``.
+        quantity: one of :func:`bnn_jax.comparison.elements.quantities`.
     """
     table: dict[str, dict[str, Cell]] = {}
     for method in dict.fromkeys(result.method for result in results):
@@ -44,7 +44,8 @@ def summarise(results: Sequence[Result], test: str, quantity: str) -> dict[str, 
         ]
         if measured:
             table[method] = {
-                name: _cell([(each.estimates[name], each.resampled[name]) for each in measured]) for name in FIGURES
+                name: _cell([(each.estimates[name], each.resampled[name]) for each in measured])
+                for name in figures_of(quantity)
             }
     return table
 

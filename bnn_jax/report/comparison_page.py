@@ -4,14 +4,14 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from bnn_jax.checkpoint import write_text_atomic
-from bnn_jax.comparison import FIGURES, Cell, Result, marked, summarise
+from bnn_jax.comparison import FIGURES, Cell, Result, figures_of, marked, summarise
 from bnn_jax.comparison.figures import OUTLIER
 from bnn_jax.report.comparison_plots import Curves, calibrations, error_vs_score, retentions, rocs
 
@@ -19,11 +19,6 @@ TITLES = {
     "forces": "Force components (kcal/mol/Å)",
     "structures": "Structures: root mean square of their force errors (kcal/mol/Å)",
     "energy": "Energies (kcal/mol)",
-}
-FIGURES_OF = {
-    "forces": tuple(FIGURES),
-    "structures": ("mae", "spearman", "auroc_percentile", "rejection_ratio"),
-    "energy": ("mae", "rmse", "mll", "mll_mixture", "cnll", "crps", "spearman", "mean_squared_z", "coverage"),
 }
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -53,7 +48,9 @@ def write_comparison(
     Raises:
         InputError: a file cannot be written.
     """
-    tables = {test: {quantity: summarise(results, test, quantity) for quantity in TITLES} for test in tests}
+    measured = [result.measured[test] for result in results for test in tests if test in result.measured]
+    quantities = dict.fromkeys(quantity for each in measured for quantity in each)
+    tables = {test: {quantity: summarise(results, test, quantity) for quantity in quantities} for test in tests}
     write_text_atomic(out / "comparison.csv", comparison_csv(tables))
     write_text_atomic(out / "comparison.html", _page(results, tables, description))
     return out / "comparison.html", out / "comparison.csv"
@@ -72,9 +69,9 @@ def comparison_csv(tables: Mapping[str, Mapping[str, Mapping[str, Mapping[str, C
     )
     for test, quantities in tables.items():
         for quantity, table in quantities.items():
-            best = {name: marked(table, name) for name in FIGURES_OF[quantity]}
+            best = {name: marked(table, name) for name in figures_of(quantity)}
             for method, row in table.items():
-                for name in FIGURES_OF[quantity]:
+                for name in figures_of(quantity):
                     cell = row[name]
                     values = (f"{value:.6g}" for value in (cell.estimate, cell.lower, cell.upper, cell.spread))
                     writer.writerow((test, quantity, method, name, *values, cell.num_seeds, int(best[name] == method)))
@@ -106,7 +103,9 @@ def _page(results: Sequence[Result], tables: Mapping, description: Mapping[str, 
         parts.append(f"<h2>Test set: {html.escape(test)}</h2>")
         for quantity, table in quantities.items():
             if table:
-                parts += [f"<h3>{TITLES[quantity]}</h3>", _table(table, FIGURES_OF[quantity])]
+                title = TITLES.get(quantity, f"Components of the {quantity} (kcal/mol/Å)")
+                parts += [f"<h3>{title}</h3>", _table(table, figures_of(quantity))]
+                parts += [f"<p>{html.escape(reason)}</p>" for reason in _undefined(results, test, quantity)]
         curves = _curves(results, test)
         if curves:
             figures = [error_vs_score(curves), rocs(curves, OUTLIER), retentions(curves)]
@@ -125,6 +124,21 @@ structures, and ± the standard deviation over seeds. A figure is marked as best
 method, on the same draws, leaves out zero and exceeds the spread over seeds. ENCE, NECE and miscalibration areas are
 never marked: drawing raises them. A dash: the method does not have what the figure needs, or one class is empty.
 Calibrated figures use variance = a U + b fitted to the validation set (Tan et al. 2023, eq. 13).</p>"""
+
+
+def _undefined(results: Sequence[Result], test: str, quantity: str) -> Iterator[str]:
+    """Why there is no ROC-AUC of errors beyond the threshold."""
+    if "auroc" not in figures_of(quantity):
+        return
+    for result in results:
+        if quantity in result.arrays.get(test, {}):
+            errors = result.arrays[test][quantity]["errors"]
+            count = int((np.abs(errors) > OUTLIER).sum())
+            if count in (0, errors.size):
+                yield (
+                    f"{result.method}, seed {result.seed}: {'no' if count == 0 else 'every'} error is beyond"
+                    f" {OUTLIER:g} kcal/mol/Å, so that ROC-AUC and PR-AUC are not defined."
+                )
 
 
 def _failures(results: Sequence[Result]) -> list[str]:

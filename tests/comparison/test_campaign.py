@@ -52,7 +52,7 @@ def compare(out: Path, methods=METHODS, tests=None, config: Config = CONFIG):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+        patched.setattr(campaign, "measure", lambda *arguments: measure(*arguments, 20))
         out = tmp_path_factory.mktemp("comparison") / "out"
         return out, compare(out)
 
@@ -78,6 +78,8 @@ def test_results_of_all_methods_and_seeds(finished) -> None:
     for result in results:
         assert list(result.measured) == list(TESTS) and list(result.measured["near"]) == [
             "forces",
+            "forces of H",
+            "forces of O",
             "structures",
             "energy",
         ]
@@ -108,7 +110,7 @@ def test_measuring_again_needs_no_second_fit(finished, tmp_path: Path, monkeypat
     shutil.copytree(out, again)
     shutil.rmtree(again / "results")
     monkeypatch.setattr(campaign.api, "fit", lambda *_, **__: pytest.fail("fitted again"))
-    monkeypatch.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+    monkeypatch.setattr(campaign, "measure", lambda *arguments: measure(*arguments, 20))
     for first, second in zip(results, compare(again, tests=TESTS | {"third": waters(3, 400)}), strict=True):
         assert first.cost == second.cost and list(second.measured) == [*TESTS, "third"]
         assert first.measured["near"]["forces"].estimates == pytest.approx(
@@ -132,7 +134,7 @@ def test_a_method_that_fails_is_recorded_and_the_others_go_on(
         return posterior
 
     monkeypatch.setattr(campaign.api, "fit", broken)
-    monkeypatch.setattr(campaign, "measure", lambda elements, recalibration: measure(elements, recalibration, 20))
+    monkeypatch.setattr(campaign, "measure", lambda *arguments: measure(*arguments, 20))
     results = list(run(TRAIN, VALID, TESTS, CONFIG, METHODS, 1, tmp_path, progress=False))
     sentence = "All chains left the numbers." if where == "in the fit" else "Predictions for the validation set are not"
     assert results[0].failure is not None and results[0].failure.startswith(sentence)

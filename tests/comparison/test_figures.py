@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bnn_jax import Dataset, metrics
-from bnn_jax.comparison import FIGURES, figures, measure
-from bnn_jax.comparison.elements import Elements, energies, force_components, structure_forces
+from bnn_jax.comparison import FIGURES, figures, figures_of, measure
+from bnn_jax.comparison.elements import Elements, energies, force_components, quantities, structure_forces
 from bnn_jax.recalibration import fit_recalibration
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 from tests import systems
@@ -62,12 +62,13 @@ def test_scores_that_are_no_stds_keep_their_unit() -> None:
 
 def test_figures_are_the_metrics() -> None:
     given = elements()
-    found = figures(given, None)
+    found = figures(given, None, tuple(FIGURES))
     zero = np.zeros_like(given.errors)
     assert found["mae"] == pytest.approx(np.abs(given.errors).mean())
     assert found["mll"] == pytest.approx(metrics.gaussian_log_likelihood(zero, given.stds, given.errors))
     assert found["auroc"] == pytest.approx(metrics.outlier_auroc(given.errors, given.stds, 1.0))
-    assert np.isnan(found["cnll"]) and np.isnan(found["nece"])
+    assert found["nece"] == pytest.approx(metrics.nece(given.errors, given.sample_stds, means=given.offsets))
+    assert np.isnan(found["cnll"])
     assert set(found) == set(FIGURES)
 
 
@@ -75,7 +76,7 @@ def test_calibrated_likelihood_is_that_of_the_recalibrated_stds() -> None:
     valid, given = elements(200, 1), elements()
     overconfident = given._replace(stds=given.stds / 3, scores=given.stds / 3)
     recalibration = fit_recalibration("affine", valid.errors, valid.stds / 3, valid.structure)
-    found = figures(overconfident, recalibration)
+    found = figures(overconfident, recalibration, tuple(FIGURES))
     stds = recalibration.stds(overconfident.scores)
     assert found["cnll"] == pytest.approx(-metrics.gaussian_log_likelihood(np.zeros(60), stds, given.errors))
     assert found["cnll"] < -found["mll"]
@@ -84,18 +85,30 @@ def test_calibrated_likelihood_is_that_of_the_recalibrated_stds() -> None:
 def test_without_stds_only_ranking_is_left() -> None:
     given = elements()
     nothing = np.full_like(given.stds, np.nan)
-    found = figures(given._replace(stds=nothing, scores=np.log(given.stds)), None)
+    found = figures(given._replace(stds=nothing, scores=np.log(given.stds)), None, tuple(FIGURES))
     defined = {name for name, value in found.items() if np.isfinite(value)}
     ranking = {"spearman", "auroc", "auroc_percentile", "average_precision", "rejection_ratio"}
-    assert defined == {"mae", "rmse"} | ranking
-    assert found["auroc"] == pytest.approx(figures(given, None)["auroc"])
+    assert defined == {"mae", "rmse", "mll_mixture", "nece"} | ranking  # samples have stds of their own
+    assert found["auroc"] == pytest.approx(figures(given, None, tuple(FIGURES))["auroc"])
 
 
 def test_resampled_figures_are_the_bootstraps() -> None:
     given = elements()
-    measured = measure(given, None, 50)
+    measured = measure(given, None, tuple(FIGURES), 50)
     interval = metrics.bootstrap_interval(lambda index: np.abs(given.errors[index]).mean(), given.structure, 50)
     values = measured.resampled["mae"]
     assert np.quantile(values, [0.025, 0.975]).tolist() == pytest.approx([interval.lower, interval.upper])
     nece = metrics.nece(given.errors, given.sample_stds, means=given.offsets)
     assert measured.estimates["nece"] == pytest.approx(nece)
+    assert np.isnan(measured.resampled["nece"]).all()
+
+
+def test_quantities_of_each_element() -> None:
+    dataset = labelled_set()
+    found = quantities(random_posterior(systems.labelled_series(systems.water(), 5)).predict(dataset), dataset)
+    assert list(found) == ["forces", "forces of H", "forces of O", "structures", "energy"]
+    labelled = np.isfinite(dataset.forces)
+    of_oxygen = (np.broadcast_to(dataset.numbers[:, None], labelled.shape) == 8)[labelled]
+    np.testing.assert_array_equal(found["forces of O"].errors, found["forces"].errors[of_oxygen])
+    np.testing.assert_array_equal(found["forces of H"].structure, found["forces"].structure[~of_oxygen])
+    assert set(figures_of("forces of O")) < set(figures_of("forces")) == set(FIGURES)
