@@ -83,8 +83,10 @@ def _spread_over_cores() -> None:
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        # Those that this process may use, where the system tells.
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", num_cores)
 
 
 def _join_processes() -> None:

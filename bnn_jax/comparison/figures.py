@@ -185,8 +185,9 @@ def measure(
         num_resamples: how often to draw the structures.
     """
     chosen = [name for name in names if FIGURES[name].needs != "samples"]
+    light = elements._replace(offsets=elements.offsets[:0], sample_stds=elements.sample_stds[:0])
     rows = [
-        figures(elements.take(index), recalibration, chosen)
+        figures(light.take(index), recalibration, chosen)
         for index in metrics.resamples(elements.structure, num_resamples, seed=0)
     ]
     resampled = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
