@@ -333,3 +333,35 @@ def test_sigterm_saves_and_says_how_to_go_on(files, tmp_path):
     (checkpoint,) = run.glob("checkpoint-*.safetensors")
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"]
     assert int(checkpoint.stem.split("-")[1]) >= last > 0
+
+
+@pytest.mark.parametrize("method", ["ensemble", "mixture"])
+def test_a_method_that_trains_from_fit_to_predict(method, files, tmp_path, capsys):
+    """Its report has no R-hat, its predictions what it knows; ranked atoms carry their score."""
+    out = tmp_path / "run"
+    trainer = ["--set", "trainer.num_steps=6", "--set", "trainer.log_every=3", "--set", "ensemble.num_members=2"]
+    assert main(["fit", files["train"], "--out", str(out), "--method", method, *trainer, *SETTINGS]) == 0
+    assert "R-hat" not in capsys.readouterr().out
+    assert main(["evaluate", str(out), files["test"]]) == 0
+    assert "forces MAE" in capsys.readouterr().out
+    assert main(["predict", str(out), files["test"], str(tmp_path / "out.xyz")]) == 0
+    frame = ase.io.read(tmp_path / "out.xyz")
+    assert np.isfinite(frame.arrays["forces_std"]).all() == (method == "ensemble")
+    assert ("score" in frame.arrays) == (method == "mixture")
+
+
+def test_compare_leaves_a_page_and_goes_on(files, tmp_path, capsys):
+    out = tmp_path / "comparison"
+    arguments = ["compare", files["train"], "--methods", "sghmc", "evidential", "--valid", "5", "--out", str(out)]
+    assert main([*arguments, "--in-domain", "5", "--test", f"more={files['test']}", *SETTINGS]) == 0
+    printed = capsys.readouterr()
+    assert "1 of 2: sghmc, seed 0.\n2 of 2: evidential, seed 0.\n" in printed.err
+    assert printed.out.count("| evidential |") == 2 and "Force components, more:" in printed.out
+    page = (out / "comparison.html").read_text()
+    assert "Components of the forces of N" in page and "of 5 structures" in page
+    before = contents(out)
+    (out / "comparison.html").unlink()
+    assert main([*arguments, "--in-domain", "5", "--test", f"more={files['test']}", *SETTINGS]) == 0
+    assert capsys.readouterr().err == "" and contents(out) == before
+    assert main([*arguments, "--in-domain", "4", "--test", f"more={files['test']}", *SETTINGS]) == 2
+    assert "has another" in capsys.readouterr().err and contents(out) == before

@@ -233,6 +233,25 @@ def output_is_a_folder(files, folder):
     return ["predict", files["run"], files["test"], str(folder), "--overwrite"], r"is a folder; name a file"
 
 
+def calibrate(sentence: str, method: str, *options: str) -> Case:
+    """Of the random posterior, on three structures."""
+
+    def case(files, folder):
+        return ["calibrate", files["run"], files["test"], str(folder / "out"), "--method", method, *options], sentence
+
+    return case
+
+
+def compare(sentence: str, *options: str) -> Case:
+    return lambda files, _: (["compare", files["train"], "--preset", "tiny", "--valid", "5", *options], sentence)
+
+
+def compared_on_validation(files, folder):
+    valid = write(folder / "valid.xyz", labelled_series(ammonia(), 6, seed=900))
+    arguments = ["compare", files["train"], "--preset", "tiny", "--valid", valid, "--test", valid]
+    return arguments, r"6 of 6 structures of the valid set are in the validation set, by which error bars"
+
+
 def output_without_folder(files, folder):
     arguments = ["predict", files["run"], files["test"], str(folder / "none" / "out.xyz")]
     return arguments, r"There is no folder .*none to write out\.xyz into; make it or choose another"
@@ -371,6 +390,40 @@ CASES: dict[str, Case] = {
     "output exists": output_exists,
     "output is a folder": output_is_a_folder,
     "output without folder": output_without_folder,
+    # methods
+    "method": with_options(r"There is no method 'bagging'; the nearest is \w+ \(all: sghmc, ", "--method", "bagging"),
+    "one member": with_setting("ensemble.num_members=1", r"ensemble\.num_members is 1; it must be .*2"),
+    "one pass": with_setting("dropout.num_passes=1", r"dropout\.num_passes is 1; it must be .*2"),
+    "components": with_options(
+        r"mixture\.num_components is 500 and the training set has 72 atoms; lower it",
+        *("--method", "mixture", "--set", "mixture.num_components=500"),
+    ),
+    "laplace alone": with_options(
+        r"laplace scales its error bars on the validation set and needs 2", "--method", "laplace", "--valid", "0"
+    ),
+    "divergence": with_options(
+        r"on_divergence and devices_per_chain are for sghmc, not for ensemble",
+        *("--method", "ensemble", "--on-divergence", "halve-step"),
+    ),
+    # calibrate
+    "calibrate method": calibrate(r"Unknown recalibration method 'afine'; the nearest known is 'affine'", "afine"),
+    "calibrate few": calibrate(r"'affine' needs at least 4 structures and the validation set has 3", "affine"),
+    "calibrate coverage": calibrate(r"'conformal' needs the coverage of its intervals", "conformal"),
+    "coverage of stds": calibrate(r"'affine' gives no intervals; leave coverage out", "affine", "--coverage", "0.9"),
+    "coverage of all": calibrate(r"coverage is 1\.5; choose it between 0 and 1", "conformal", "--coverage", "1.5"),
+    "coverage of few": calibrate(
+        r"coverage of 0\.9 needs at least 9 structures and the .* has 3", "conformal", "--coverage", "0.9"
+    ),
+    # compare
+    "compared method": compare(r"There is no method 'bagging'", "--methods", "bagging"),
+    "compared twice": compare(r"name at least one, and each once", "--methods", "sghmc", "sghmc"),
+    "few to calibrate": compare(r"validation set has 2 structures and calibration needs 4", "--valid", "2"),
+    "no test set": compare(r"give --valid and --in-domain", "--in-domain", "0"),
+    "no seed": compare(r"There are 0 seeds; give at least 1", "--seeds", "0"),
+    "no further test": compare(r"absent\.xyz.* is no file", "--test", "600K=absent.xyz"),
+    "test of no name": compare(r"--test =absent\.xyz: the name '' is taken or cannot be used", "--test", "=absent.xyz"),
+    "budget": compare(r"leaves no step for the networks of ensemble", "--set", "ensemble.num_members=1000"),
+    "compared on validation": compared_on_validation,
     # data
     "data show": lambda *_: (["data", "show", "rmd17/asprin"], r"nearest known name is 'rmd17/aspirin'"),
     "data fetch": lambda *_: (["data", "fetch", "../../etc"], r"There is no data set '\.\./\.\./etc'"),
@@ -383,10 +436,11 @@ def test_there_are_enough_cases():
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_sentence_and_touches_nothing(name, files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bnn_jax.sampling.progress.drive", lambda *_: pytest.fail("the chains were reached"))
+    for loop in ("bnn_jax.methods.sghmc.drive", "bnn_jax.methods.training.drive"):
+        monkeypatch.setattr(loop, lambda *_: pytest.fail("the loop was reached"))
     arguments, sentence = CASES[name](files, tmp_path)
     given, before = contents(Path(files["run"]).parent), contents(tmp_path)
-    assert main([*arguments, *(["--out", str(tmp_path / "run")] if arguments[0] == "fit" else [])]) == 2
+    assert main([*arguments, *(["--out", str(tmp_path / "run")] if arguments[0] in ("fit", "compare") else [])]) == 2
     printed = capsys.readouterr()
     assert re.fullmatch(r"error: [^\n]*\.\n", printed.err), printed.err
     assert re.search(sentence, printed.err), printed.err

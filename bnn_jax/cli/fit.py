@@ -184,4 +184,8 @@ def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> N
 
 def _numbers(entries: dict) -> dict[str, float]:
     """What is a number in a JSON file of the report, where null stands for NaN."""
-    return {key: float("nan") if value is None else value for key, value in entries.items() if key != "units"}
+    return {
+        key: float("nan") if value is None else value
+        for key, value in entries.items()
+        if value is None or isinstance(value, int | float)
+    }

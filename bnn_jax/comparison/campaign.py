@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from bnn_jax.comparison.elements import FORCES_OF, quantities
 from bnn_jax.comparison.figures import Measured, figures_of, measure
 from bnn_jax.config import Config
 from bnn_jax.methods import Posterior, registry
+from bnn_jax.methods.base import num_shared
 from bnn_jax.methods.recorder import DivergenceError
 from bnn_jax.recalibration import METHODS, Recalibration, fit_recalibration
 from bnn_jax.sampling import schedule
-from bnn_jax.types import InputError, Predictive
+from bnn_jax.types import InputError, InputWarning, Predictive
 
 CALIBRATION = "affine"
 """Of the calibrated figures (Tan et al. 2023, eq. 13)."""
@@ -63,7 +65,7 @@ def check(
 
     Raises:
         InputError: a method is unknown or named twice, there is no seed or test set, the validation set is too small,
-            or a test set has no forces or an element that the training set lacks.
+            or a test set has no forces, an element that the training set lacks, or structures of the validation set.
     """
     for method in methods:
         config_of(config, method)
@@ -84,6 +86,17 @@ def check(
             )
         if not np.isfinite(test.forces).any() or len(test) < 2:
             raise InputError(f"The {name} set has fewer than 2 structures with forces; give labelled ones.")
+    for name, test in tests.items():
+        if count := num_shared(test, valid.hashes()):
+            raise InputError(
+                f"{count} of {len(test)} structures of the {name} set are in the validation set, by which error bars"
+                " are calibrated; leave them out of one."
+            )
+        if count := num_shared(test, train.hashes()):
+            message = (
+                f"{count} of {len(test)} structures of the {name} set are training structures too; leave them out."
+            )
+            warnings.warn(InputWarning(message), stacklevel=2)
 
 
 def config_of(config: Config, method: str) -> Config:

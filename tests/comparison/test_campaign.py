@@ -15,6 +15,7 @@ from bnn_jax.comparison import campaign, check, config_of, measure
 from bnn_jax.comparison.campaign import run
 from bnn_jax.methods.recorder import DivergenceError
 from bnn_jax.report.comparison_page import write_comparison
+from bnn_jax.types import InputWarning
 from tests import systems
 
 MODEL = {"num_blocks": 1, "num_features": 2, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
@@ -179,6 +180,11 @@ def test_the_page_holds_everything(finished, tmp_path: Path) -> None:
     assert {row["num_seeds"] for row in rows} == {"2"}
 
 
+def test_structures_that_were_trained_on_are_warned_of() -> None:
+    with pytest.warns(InputWarning, match="6 of 6 structures of the seen set are training structures too"):
+        check(TRAIN, VALID, {"seen": TRAIN}, CONFIG, METHODS, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -190,6 +196,10 @@ def test_the_page_holds_everything(finished, tmp_path: Path) -> None:
         (
             {"tests": {"salty": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 2)}},
             "that the training",
+        ),
+        (
+            {"tests": {"valid": VALID}},
+            "6 of 6 structures of the valid set are in the validation set, by which error bars",
         ),
         ({"tests": {"bare": Dataset.from_atoms([systems.water()] * 2)}}, "fewer than 2 structures with forces"),
     ],
