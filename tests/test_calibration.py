@@ -92,6 +92,30 @@ def test_scores_that_are_no_stds_become_stds(posterior) -> None:
         calibrate(both, VALID, "variance")(both, VALID.numbers).forces_std,
         calibrate(predictive, VALID, "variance")(predictive, VALID.numbers).forces_std,
     )
+    assert calibrate(both, VALID, "variance").energy == calibrate(predictive, VALID, "variance").energy
+    likewise = calibrate(both, VALID, "affine")  # what needs none takes the score
+    assert likewise.energy == calibrate(ranked, VALID, "affine").energy
+    assert likewise.forces == calibrate(ranked, VALID, "affine").forces
+
+
+def test_labels_that_are_missing_are_left_out(posterior) -> None:
+    """Atoms of both elements and an energy from amid the others, whose scores and elements must not shift."""
+    predictive = posterior.predict(VALID)
+    forces, energy = VALID.forces.copy(), VALID.energy.copy()
+    forces[[0, 5, 6, 30]] = energy[3] = np.nan
+    found = calibrate(predictive, dataclasses.replace(VALID, forces=forces, energy=energy), "affine", per_element=True)
+    labelled, known = np.isfinite(forces), np.isfinite(energy)
+    structure, numbers = (np.repeat(each, 3) for each in (VALID.structure_index, VALID.numbers))
+    expected = fit_recalibration(
+        "affine",
+        (predictive.forces - forces)[labelled],
+        predictive.forces_std[labelled],
+        structure[labelled.ravel()],
+        numbers[labelled.ravel()],
+    )
+    assert found.forces == expected
+    errors, stds = (predictive.energy - energy)[known], predictive.energy_std[known]
+    assert found.energy == fit_recalibration("affine", errors, stds, np.flatnonzero(known))
 
 
 def test_what_the_method_or_the_labels_do_not_say_is_left_out(posterior) -> None:

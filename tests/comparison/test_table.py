@@ -44,6 +44,21 @@ def test_no_best_where_seeds_overlap() -> None:
     assert marked(summarise(seeds, "near", "forces"), "mae") is None
 
 
+@pytest.mark.parametrize("best", [[0.9], [0.899, 0.901]])
+def test_the_spread_of_the_other_counts_also_against_one_seed(best: list[float]) -> None:
+    """A gap of 0.25; the other's spread is 0.28."""
+    runs = [result("one", 0, 0.95), result("one", 1, 1.35), *(result("two", i, mae) for i, mae in enumerate(best))]
+    assert marked(summarise(runs, "near", "forces"), "mae") is None
+    runs[:2] = [result("one", 0, 1.05), result("one", 1, 1.25)]
+    assert marked(summarise(runs, "near", "forces"), "mae") == "two"
+
+
+def test_a_method_without_the_figure_has_no_say() -> None:
+    runs = [result("none", 0, float("nan")), result("one", 0, 1.0), result("two", 0, 0.9)]
+    table = summarise(runs, "near", "forces")
+    assert marked(table, "mae") == "two" and marked({name: table[name] for name in ("none", "two")}, "mae") is None
+
+
 def test_no_best_of_one_or_by_what_resampling_biases() -> None:
     assert marked(summarise([result("one", 0, 1.0)], "near", "forces"), "mae") is None
     table = summarise([result("one", 0, 1.0), result("two", 0, 0.5)], "near", "forces")

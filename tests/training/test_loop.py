@@ -1,5 +1,6 @@
 """The loop of training on a toy: early stopping, best weights, plateau, and resume at any chunk."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -68,6 +69,34 @@ def test_a_step_is_optax_and_an_average() -> None:
         np.testing.assert_allclose(found.average["w"][member], average, rtol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["amsgrad", "adam"])
+def test_many_steps_are_optax_with_the_rate_of_the_schedule(optimizer: str) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, average_decay=0.5)
+    step, state = jax.jit(build_step(value_and_grad, config)), init(jax.random.key(2), {"w": jnp.ones(3)}, config)
+    state = state._replace(rate_scale=jnp.float32(0.7))
+    peer = getattr(optax, optimizer)(lambda t: 0.7 * 0.05 * 0.5 * (1 + jnp.cos(jnp.pi * t / 60)))
+    params, memory, average = state.params, peer.init(state.params), np.ones(3)
+    for t in range(40):
+        # Gradients that shrink tell a running mean of their squares from its maximum.
+        batch = DATA[:4] + (10.0 if t < 5 else 0.0)
+        _, gradient = value_and_grad(params, batch, jax.random.fold_in(jax.random.key(2), t))
+        updates, memory = peer.update(gradient, memory, params)
+        params = optax.apply_updates(params, updates)
+        average += (1 - min(0.5, (1 + t) / (10 + t))) * (np.asarray(params["w"]) - average)
+        state, info = step(state, batch)
+        assert info.gradient_norm == pytest.approx(float(jnp.linalg.norm(gradient["w"])), rel=1e-3)
+    np.testing.assert_allclose(state.params["w"], params["w"], rtol=1e-4)
+    np.testing.assert_allclose(state.average["w"], average, rtol=1e-4)
+
+
+def test_a_step_that_breaks_the_weights_says_so_at_once() -> None:
+    def broken(params, *_):
+        return (jnp.float32(0), jnp.float32(0)), {"w": params["w"] * jnp.nan}
+
+    state = init(jax.random.key(0), {"w": jnp.ones(3)}, CONFIG)
+    assert not build_step(broken, CONFIG)(state, None)[1].is_finite
+
+
 def test_best_weights_are_those_of_the_lowest_validation_loss() -> None:
     rows = [turn for turn in run(valid_fn=distance) if turn.row is not None]
     losses = np.array([turn.valid["valid_loss"] for turn in rows])
@@ -75,6 +104,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss() -> None:
     np.testing.assert_array_equal(last.best_loss, losses.min(axis=0))
     np.testing.assert_array_equal(distance(last.best)["valid_loss"], losses.min(axis=0))
     assert (np.argmin(losses, axis=0) < len(rows) - 1).any()  # the toy overshoots: the last is not the best
+    assert [len(turn.row.loss) for turn in rows] == [7] * 8 + [4]
     assert [int(turn.progress.step) for turn in rows] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
 
 
@@ -91,6 +121,21 @@ def test_each_network_stops_by_itself() -> None:
     assert last.active.tolist() == [False, True]
     assert int(last.step) == 600
     assert last.num_since_best[1] == 0 and last.num_since_best[0] >= 3
+
+
+def test_what_has_stopped_keeps_its_best() -> None:
+    """The first would be better after it has stopped."""
+    config = TrainerConfig(num_steps=70, log_every=7, batch_size=4, patience=2)
+    counter = iter(range(10_000))
+
+    def valid_fn(_):
+        row = next(counter)
+        return {"valid_loss": np.array([1.0 if row < 4 else 0.0, -float(row)])}
+
+    rows = list(run(config, valid_fn))
+    last, first = rows[-1].progress, next(turn for turn in rows if turn.row is not None).progress
+    assert last.active.tolist() == [False, True] and last.best_loss.tolist() == [1.0, -9.0]
+    np.testing.assert_array_equal(last.best["w"][0], first.best["w"][0])
 
 
 def test_all_stopped_ends_the_run() -> None:
@@ -138,14 +183,18 @@ def test_resume_is_bit_for_bit(cut: int) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_not_finite_stops_at_its_best() -> None:
+@pytest.mark.parametrize("valid_fn", [distance, lambda _: {"valid_loss": np.zeros(2)}, None])
+def test_what_is_not_finite_stops_at_its_best(valid_fn) -> None:
+    """Even where the validation does not see it."""
+
     def explosive(params, batch, key):
         (loss, square), gradient = value_and_grad(params, batch, key)
-        broken = jnp.where(jnp.abs(params["w"][2] - 4.0) < 2.0, jnp.nan, 1.0)  # the second network only, from the start
+        falling = (2.0 < params["w"][2]) & (params["w"][2] < 3.87)  # the second network only, after three steps
+        broken = jnp.where(falling, jnp.nan, 1.0)
         return (loss, square), jax.tree.map(lambda leaf: leaf * broken, gradient)
 
     chunk = chain.build_chunk(build_step(explosive, CONFIG), lambda data, i: data[i], chain_mesh(1))
     _, data, start = training()
-    last = list(drive(start, chunk, data, plan, distance, CONFIG))[-1].progress
+    last = list(drive(start, chunk, data, plan, valid_fn, CONFIG))[-1].progress
     assert last.is_finite.tolist() == [True, False] and last.active.tolist() == [True, False]
     assert np.isfinite(last.best["w"]).all() and last.best_loss[1] == np.inf

@@ -47,6 +47,21 @@ def test_mean_variance_equals_scipy() -> None:
     assert losses.mean_variance(random_prediction(7), batch_of(ALL), 0.1, 1.5) == pytest.approx(expected, rel=1e-12)
 
 
+def test_mean_variance_of_a_tiny_std_is_that_of_the_smallest_variance() -> None:
+    energy, forces, _ = labelled_errors()
+    tiny = random_prediction(7)._replace(forces_std=jnp.full(NUM_NODES, 1e-7))
+    expected = 0.1 * np.abs(energy).mean() - stats.norm.logpdf(forces, 0, np.sqrt(losses.MIN_VARIANCE)).mean()
+    assert losses.mean_variance(tiny, batch_of(ALL), 0.1, 1.0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_batch_without_labels_has_no_loss() -> None:
+    """The last structure has a stress only, which is not used."""
+    prediction, batch = random_prediction(2), batch_of(np.array([5]))
+    assert losses.absolute_error(prediction, batch, 0.1, 2.0) == 0
+    assert losses.mean_variance(prediction, batch, 0.1, 2.0) == 0
+    assert losses.evidential(prediction, evidence(), batch, 0.1, 1.0, 0.2) == 0
+
+
 def test_mean_variance_of_the_code_takes_norms() -> None:
     energy, forces, atoms = labelled_errors()
     std = np.asarray(random_prediction(7).forces_std)[atoms] / EV_PER_KCAL_PER_MOL
