@@ -9,11 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from bnn_jax import Config, Dataset, InputError
+from bnn_jax import Config, Dataset, InputError, Posterior
 from bnn_jax.comparison import campaign, check, config_of, measure
 from bnn_jax.comparison.campaign import run
+from bnn_jax.comparison.elements import quantities
 from bnn_jax.methods.recorder import DivergenceError
+from bnn_jax.recalibration import fit_recalibration
 from bnn_jax.report.comparison_page import write_comparison
 from bnn_jax.types import InputWarning
 from tests import systems
@@ -85,6 +88,8 @@ def test_results_of_all_methods_and_seeds(finished) -> None:
             "energy",
         ]
         assert result.cost["structure_gradients"] == 96 and result.cost["step_bytes"] > 0
+        assert not result.cost["fit_resumed"]
+        assert set(result.arrays["near"]) == {"forces", "structures", "energy"}  # pictures have no elements apart
         errors = result.arrays["far & wide"]["forces"]["errors"]
         assert np.abs(errors).mean() == pytest.approx(
             result.measured["far & wide"]["forces"].estimates["mae"], rel=1e-5
@@ -92,6 +97,51 @@ def test_results_of_all_methods_and_seeds(finished) -> None:
     assert (
         results[0].measured["near"]["forces"].estimates["mae"] != results[2].measured["near"]["forces"].estimates["mae"]
     )
+
+
+def test_each_quantity_has_a_calibration_of_its_own(finished) -> None:
+    out, results = finished
+    posterior = Posterior.load(out / "sghmc-seed-0")
+    valid, near = (quantities(posterior.predict(each), each) for each in (VALID, TESTS["near"]))
+    for quantity in ("forces", "energy"):
+        fitted = fit_recalibration("affine", valid[quantity].errors, valid[quantity].scores, valid[quantity].structure)
+        stds = fitted.stds(near[quantity].scores)
+        expected = -stats.norm.logpdf(near[quantity].errors, 0, stds).mean()
+        assert results[0].measured["near"][quantity].estimates["cnll"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_fit_that_goes_on_is_said_to_be_resumed(finished, tmp_path: Path) -> None:
+    """Its seconds are those since then only."""
+    out, _ = finished
+    shutil.copytree(out / "sghmc-seed-0", tmp_path / "sghmc-seed-0")
+    (tmp_path / "sghmc-seed-0" / "cost.json").unlink()
+    settings = {"method": "sghmc", "seed": 0, "config": config_of(CONFIG, "sghmc").to_dict(), "data": {}}
+    _, cost = campaign._fitted(TRAIN, VALID, settings, tmp_path / "sghmc-seed-0", False)
+    assert cost["fit_resumed"]
+
+
+def test_seconds_of_a_prediction_are_those_of_a_structure_without_compilation(
+    finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def predict(*_) -> None:
+        clock[0] += 3.0 if clock[0] else 100.0  # the first compiles
+
+    monkeypatch.setattr(campaign.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Posterior, "predict", predict)
+    assert campaign._predict_seconds(Posterior.load(finished[0] / "sghmc-seed-0"), VALID) == 0.5
+
+
+@pytest.mark.parametrize("name", ["energy_std", "forces_std"])
+def test_infinite_error_bars_are_a_divergence(name: str, finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    posterior = Posterior.load(finished[0] / "sghmc-seed-0")
+    predictive = posterior.predict(VALID)
+    wrong = getattr(predictive, name).copy()
+    wrong[2] = np.inf
+    monkeypatch.setattr(Posterior, "predict", lambda *_: predictive._replace(**{name: wrong}))
+    with pytest.raises(DivergenceError, match="Predictions for the far set are not finite"):
+        campaign._predicted(posterior, VALID, "far")
 
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +230,10 @@ def test_the_page_holds_everything(finished, tmp_path: Path) -> None:
     assert {row["num_seeds"] for row in rows} == {"2"}
 
 
+def test_the_smallest_sets_that_can_be_compared() -> None:
+    check(TRAIN, waters(4, 7), {"near": waters(2, 600)}, CONFIG, METHODS, 1)
+
+
 def test_structures_that_were_trained_on_are_warned_of() -> None:
     with pytest.warns(InputWarning, match="6 of 6 structures of the seen set are training structures too"):
         check(TRAIN, VALID, {"seen": TRAIN}, CONFIG, METHODS, 1)
@@ -192,6 +246,11 @@ def test_structures_that_were_trained_on_are_warned_of() -> None:
         ({"methods": ["sghmc", "sghmc"]}, "name at least one, and each once"),
         ({"num_seeds": 0}, "There are 0 seeds"),
         ({"valid": waters(3, 7)}, r"The validation set has 3 structures and calibration needs 4"),
+        (
+            {"valid": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 4)},
+            r"The validation set has atomic numbers \[11, 17\] that the training set lacks",
+        ),
+        ({"tests": {"lone": waters(1, 8)}}, "The lone set has fewer than 2 structures with forces"),
         ({"tests": {}}, "There is no test set"),
         (
             {"tests": {"salty": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 2)}},

@@ -14,7 +14,7 @@ def result(method: str, seed: int, mae: float, noise: float = 0.01) -> Result:
     resampled = {name: np.full(100, np.nan) for name in FIGURES}
     for name in ("mae", "auroc", "ence"):
         resampled[name] = mae + COMMON + noise * np.random.default_rng(seed + 10).normal(size=100)
-    estimates = dict.fromkeys(FIGURES, float("nan")) | {"mae": mae, "auroc": mae, "ence": mae}
+    estimates = dict.fromkeys(FIGURES, float("nan")) | dict.fromkeys(("mae", "auroc", "ence", "mll_mixture"), mae)
     return Result(method, seed, {}, {"near": {"forces": Measured(estimates, resampled)}}, {})
 
 
@@ -63,3 +63,4 @@ def test_no_best_of_one_or_by_what_resampling_biases() -> None:
     assert marked(summarise([result("one", 0, 1.0)], "near", "forces"), "mae") is None
     table = summarise([result("one", 0, 1.0), result("two", 0, 0.5)], "near", "forces")
     assert marked(table, "ence") is None and marked(table, "crps") is None
+    assert table["one"]["mll_mixture"].estimate == 1 and marked(table, "mll_mixture") is None  # it is not resampled

@@ -189,7 +189,7 @@ def test_what_is_not_finite_stops_at_its_best(valid_fn) -> None:
 
     def explosive(params, batch, key):
         (loss, square), gradient = value_and_grad(params, batch, key)
-        falling = (2.0 < params["w"][2]) & (params["w"][2] < 3.87)  # the second network only, after three steps
+        falling = (2.0 < params["w"][2]) & (params["w"][2] < 3.78)  # the second network only, within a chunk
         broken = jnp.where(falling, jnp.nan, 1.0)
         return (loss, square), jax.tree.map(lambda leaf: leaf * broken, gradient)
 
