@@ -230,12 +230,16 @@ def test_failed_runs_are_listed_and_left_out(tmp_path: Path) -> None:
     assert "Test set: near" in nothing and "data:image/png" not in nothing
 
 
-def test_no_calibration_is_drawn_where_no_method_has_stds(tmp_path: Path) -> None:
+def test_a_calibration_is_drawn_where_a_method_has_stds(tmp_path: Path) -> None:
     one = result("one")
     one.arrays["near"]["forces"]["stds"][:] = np.nan
-    page = page_of([one], tmp_path)
-    labels = [unescape(each) for each in re.findall('<img alt="(.*?)"', page)]
-    assert labels == ["near: |error| (kcal/mol/Å)", "near: True positive rate", "near: Mean |error| left, relative"]
+    labels = ["near: |error| (kcal/mol/Å)", "near: True positive rate", "near: Mean |error| left, relative"]
+    for results, expected in (
+        ([one], labels),
+        ([one, result("two", 1)], [labels[0], "near: Observed coverage", *labels[1:]]),
+    ):
+        found = re.findall('<img alt="(.*?)"', page_of(results, tmp_path))
+        assert [unescape(each) for each in found] == expected
 
 
 def test_curves_of_all_seeds_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
