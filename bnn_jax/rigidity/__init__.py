@@ -1,6 +1,35 @@
 """Prediction rigidities: how firmly the training set holds a prediction in place (Chong et al. 2024)."""
 
-from bnn_jax.rigidity.gauss_newton import last_layer_precision
-from bnn_jax.rigidity.rigidity import prediction_rigidity
+from bnn_jax.rigidity.gauss_newton import DenseHessian, dense_hessian, last_layer_precision
+from bnn_jax.rigidity.jacobian import Jacobian, jacobians
+from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
+from bnn_jax.rigidity.loss import SquareLoss, weighted_rows
+from bnn_jax.rigidity.matrix_free import MatrixFreeHessian, gauss_newton_product, matrix_free_hessian
+from bnn_jax.rigidity.network import Network, Weights, all_weights, last_layer, outputs
+from bnn_jax.rigidity.rigidity import calibration_factor, components, prediction_rigidity
+from bnn_jax.rigidity.sketch import Sketch, draw_sketch
 
-__all__ = ["last_layer_precision", "prediction_rigidity"]
+__all__ = [
+    "DenseHessian",
+    "Jacobian",
+    "KernelHessian",
+    "MatrixFreeHessian",
+    "Network",
+    "Sketch",
+    "SquareLoss",
+    "Weights",
+    "all_weights",
+    "calibration_factor",
+    "components",
+    "dense_hessian",
+    "draw_sketch",
+    "gauss_newton_product",
+    "jacobians",
+    "kernel_hessian",
+    "last_layer",
+    "last_layer_precision",
+    "matrix_free_hessian",
+    "outputs",
+    "prediction_rigidity",
+    "weighted_rows",
+]

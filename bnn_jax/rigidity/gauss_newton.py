@@ -1,7 +1,13 @@
-"""Gauss-Newton Hessians of the loss, as precision matrices of the weights."""
+"""The Gauss-Newton Hessian as one matrix: of a last layer, or of all weights where they are few."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import cho_solve, cholesky, eigh
+
+from bnn_jax.types import InputError
 
 
 def last_layer_precision(
@@ -31,3 +37,92 @@ def last_layer_precision(
     if not (np.isfinite(features).all() and np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("A feature or a weight is not finite, or a weight is negative; remove its row.")
     return features.T @ (weights[:, None] * features) + zeta**2 * np.eye(features.shape[1])
+
+
+class DenseHessian(NamedTuple):
+    """A Hessian and its Cholesky factor, both in float64."""
+
+    matrix: Float[np.ndarray, "parameter parameter"]
+    """With ``zeta**2`` and the jitter on its diagonal."""
+    factor: Float[np.ndarray, "parameter parameter"]
+    """Lower triangular."""
+    jitter: float
+    """What was added to the diagonal beside ``zeta**2`` so that rounding leaves the matrix positive; often zero."""
+
+    def matvec(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, "target parameter"]:
+        """H v of several vectors."""
+        return vectors @ self.matrix
+
+    def solve(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, "target parameter"]:
+        """H^-1 v of several vectors."""
+        return cho_solve((self.factor, True), np.asarray(vectors, np.float64).T).T
+
+    def quadratic(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, " target"]:
+        """v^T H^-1 v of several vectors."""
+        return np.einsum("tp,tp->t", vectors, self.solve(vectors))
+
+    def logdet(self) -> float:
+        """Logarithm of the determinant."""
+        return float(2 * np.log(np.diag(self.factor)).sum())
+
+    def update(self, rows: Float[np.ndarray, "row parameter"]) -> Self:
+        """The Hessian with further rows, such as those of a structure that joins the training set."""
+        matrix = self.matrix + np.asarray(rows, np.float64).T @ rows
+        return type(self)(matrix, cholesky(matrix, lower=True), self.jitter)
+
+
+def dense_hessian(rows: Iterable[Float[np.ndarray, "_row parameter"]], zeta: float) -> DenseHessian:
+    r"""Add up :math:`H = \sum A^T A + \zeta^2 I` batch by batch, and factor it.
+
+    Args:
+        rows: weighted derivatives, from :func:`bnn_jax.rigidity.loss.weighted_rows`.
+        zeta: regulariser, in the unit of the rows.
+
+    Raises:
+        InputError: there are no rows, or zeta is zero and some directions of the weights are left open.
+
+    Reference: Chong et al. (2024), eq. 6 and 7.
+    """
+    _check_zeta(zeta)
+    total: np.ndarray | None = None
+    for each in rows:
+        each = np.asarray(each, np.float64)
+        total = each.T @ each if total is None else total + each.T @ each
+    if total is None:
+        raise InputError("There are no labelled structures to make a Hessian of; give some.")
+    return _factored(total + zeta**2 * np.eye(len(total)), zeta)
+
+
+def _check_zeta(zeta: float) -> None:
+    if not (np.isfinite(zeta) and zeta >= 0):
+        raise InputError(f"zeta is {zeta}; it must be finite and not negative.")
+
+
+def _factored(matrix: np.ndarray, zeta: float) -> DenseHessian:
+    """With the least jitter, of powers of ten of the rounding of the largest eigenvalue, that leaves it positive.
+
+    Without a regulariser nothing is added: directions that no structure determines are the user's to decide on.
+    """
+    size = len(matrix)
+    rounding = np.finfo(np.float64).eps * np.trace(matrix)
+    if zeta == 0:
+        _refuse_open_directions(matrix, size * rounding)
+    for jitter in (0.0, *(rounding * 10.0 ** np.arange(12))):
+        shifted = matrix + jitter * np.eye(size)
+        try:
+            return DenseHessian(shifted, cholesky(shifted, lower=True), float(jitter))
+        except np.linalg.LinAlgError:
+            continue
+    raise InputError("The Hessian is not positive even with jitter; are its rows finite?")
+
+
+def _refuse_open_directions(matrix: np.ndarray, threshold: float) -> None:
+    values, vectors = eigh(matrix)
+    is_open = values <= threshold
+    if is_open.any():
+        largest = np.abs(vectors[:, is_open]).max(axis=1)
+        named = ", ".join(str(i) for i in np.argsort(-largest)[:5])
+        raise InputError(
+            f"{int(is_open.sum())} of {len(values)} directions of the weights are not determined by the training set"
+            f" (most of them along the weights {named}); give a zeta above 0."
+        )

@@ -1,0 +1,69 @@
+"""What a rigidity is of: one network, and those of its weights that the loss is curved in."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from bnn_jax.atoms.statistics import Statistics
+from bnn_jax.model import readout, with_readout
+from bnn_jax.types import AtomGraph, Params, Prediction
+
+OutputsFn = Callable[[Params, AtomGraph], Mapping[str, Array]]
+"""``outputs_fn(params, graph) -> {name: array}`` of a graph of one structure, whose rows ``jacobians`` takes."""
+
+
+class Network(NamedTuple):
+    """A potential with one set of weights."""
+
+    apply: Callable[..., Prediction]
+    """``Potential.apply``."""
+    params: Params
+    statistics: Statistics
+    """Of the training set; its species are those that the potential knows."""
+    cutoff: float
+    """In Angstrom."""
+
+
+class Weights(NamedTuple):
+    """Those weights of a network that are free; the others stay as they are."""
+
+    vector: Float[Array, " parameter"]
+    rebuild: Callable[[Float[Array, " parameter"]], Params]
+    """All parameters, given the free ones."""
+
+
+def all_weights(network: Network) -> Weights:
+    """Every weight, as the Hessian of the full network has it (Chong et al. 2024, eq. 3)."""
+    vector, rebuild = ravel_pytree(network.params)
+    return Weights(vector, rebuild)
+
+
+def last_layer(network: Network) -> Weights:
+    """The weights of the energy readout, which energies and forces are linear in (Chong et al. 2024, eq. 7)."""
+    return Weights(readout(network.params), lambda vector: with_readout(network.params, vector))
+
+
+def outputs(network: Network, names: tuple[str, ...]) -> OutputsFn:
+    """Named predictions of the graph of one structure.
+
+    Args:
+        network: whose potential predicts.
+        names: of ``energy`` [1], ``forces`` [atom, 3], ``stress`` [3, 3] and ``atom_energies`` [atom], in eV and
+            Angstrom.
+    """
+
+    def outputs_fn(params: Params, graph: AtomGraph) -> dict[str, Array]:
+        prediction = network.apply(params, graph)
+        stress = jnp.zeros((2, 3, 3)) if prediction.stress is None else prediction.stress
+        found = {
+            "energy": prediction.energy[:1],
+            "forces": prediction.forces,
+            "stress": stress[0],
+            "atom_energies": prediction.atom_energies,
+        }
+        return {name: found[name] for name in names}
+
+    return outputs_fn
