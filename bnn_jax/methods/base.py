@@ -22,6 +22,7 @@ from bnn_jax.config import Config, ModelConfig
 from bnn_jax.export import PLATFORMS, export
 from bnn_jax.methods.registry import get
 from bnn_jax.predict import Predictor, every_sample
+from bnn_jax.rigidity import Network
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
@@ -96,6 +97,15 @@ class Posterior:
         return Predictor(
             apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict, self.calibration
         )
+
+    def network(self, sample: int = 0) -> Network:
+        """The network of one sample, for :mod:`bnn_jax.rigidity`.
+
+        Args:
+            sample: its number.
+        """
+        params = jax.tree.map(lambda leaf: leaf[sample], self.samples)
+        return Network(self.potential.apply, params, self.statistics, self.config.model.cutoff)
 
     @property
     def is_sampled(self) -> bool:

@@ -18,10 +18,9 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods.base import Posterior
 from bnn_jax.methods.ensemble import absolute_loss, deterministic
-from bnn_jax.methods.features import readout_gradients
 from bnn_jax.methods.training import Task, fit_networks
 from bnn_jax.model import nequip, readout, with_readout
-from bnn_jax.rigidity import last_layer_precision
+from bnn_jax.rigidity import Network, SquareLoss, gauss_newton_matrix, jacobians, last_layer, outputs, weighted_rows
 from bnn_jax.types import InputError, Params, Potential, Prediction, PRNGKey
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
@@ -80,11 +79,13 @@ def fit(rng_key: PRNGKey, train: Dataset, valid: Dataset | None, config: Config,
         )
     trained = fit_networks(rng_key, train, valid, config, _task, **options)
     laplace, trainer = config.laplace, config.trainer
-    precision = np.zeros((config.model.num_features, config.model.num_features))
-    for energy_rows, forces_rows in readout_gradients(trained, train):
-        rows = np.concatenate([energy_rows, forces_rows]) / EV_PER_KCAL_PER_MOL  # the unit that the weights are for
-        weights = np.repeat([trainer.energy_weight, trainer.forces_weight], [len(energy_rows), len(forces_rows)])
-        precision += last_layer_precision(rows, 0.0, weights)
+    # The unit that the weights are for.
+    energy_weight, forces_weight = (w / EV_PER_KCAL_PER_MOL**2 for w in (trainer.energy_weight, trainer.forces_weight))
+    loss = SquareLoss(energy_weight, forces_weight)
+    params = jax.tree.map(lambda leaf: leaf[0], trained.samples)
+    network = Network(nequip(trained.config.model).apply, params, trained.statistics, trained.config.model.cutoff)
+    derivatives = jacobians(network, last_layer(network), train, outputs(network, loss.names))
+    precision = gauss_newton_matrix(weighted_rows(derivatives, train, np.zeros(len(train)), loss))
     precision += laplace.zeta**2 * np.trace(precision) / len(precision) * np.eye(len(precision))
     # H = C C^T, so that H^-1 = C^-T C^-1: the columns of C^-T are independent directions of unit variance.
     factor = solve_triangular(cholesky(precision, lower=True), np.eye(len(precision)), lower=True).T

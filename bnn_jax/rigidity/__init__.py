@@ -1,6 +1,6 @@
 """Prediction rigidities: how firmly the training set holds a prediction in place (Chong et al. 2024)."""
 
-from bnn_jax.rigidity.gauss_newton import DenseHessian, dense_hessian, last_layer_precision
+from bnn_jax.rigidity.gauss_newton import DenseHessian, dense_hessian, gauss_newton_matrix, last_layer_precision
 from bnn_jax.rigidity.jacobian import Jacobian, jacobians
 from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
 from bnn_jax.rigidity.loss import SquareLoss, weighted_rows
@@ -23,6 +23,7 @@ __all__ = [
     "components",
     "dense_hessian",
     "draw_sketch",
+    "gauss_newton_matrix",
     "gauss_newton_product",
     "jacobians",
     "kernel_hessian",

@@ -36,7 +36,29 @@ def last_layer_precision(
         raise ValueError(f"There are {len(features)} rows of features and {len(weights)} weights; give one each.")
     if not (np.isfinite(features).all() and np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("A feature or a weight is not finite, or a weight is negative; remove its row.")
-    return features.T @ (weights[:, None] * features) + zeta**2 * np.eye(features.shape[1])
+    return gauss_newton_matrix([np.sqrt(weights)[:, None] * features]) + zeta**2 * np.eye(features.shape[1])
+
+
+def gauss_newton_matrix(
+    rows: Iterable[Float[np.ndarray, "_row parameter"]],
+) -> Float[np.ndarray, "parameter parameter"]:
+    r"""Sum of :math:`A^T A` over batches of rows, in float64.
+
+    Args:
+        rows: weighted derivatives, from :func:`bnn_jax.rigidity.loss.weighted_rows`.
+
+    Raises:
+        InputError: there are no rows.
+
+    Reference: Chong et al. (2024), eq. 6.
+    """
+    total: np.ndarray | None = None
+    for each in rows:
+        each = np.asarray(each, np.float64)
+        total = each.T @ each if total is None else total + each.T @ each
+    if total is None:
+        raise InputError("There are no labelled structures to make a Hessian of; give some.")
+    return total
 
 
 class DenseHessian(NamedTuple):
@@ -84,13 +106,8 @@ def dense_hessian(rows: Iterable[Float[np.ndarray, "_row parameter"]], zeta: flo
     Reference: Chong et al. (2024), eq. 6 and 7.
     """
     _check_zeta(zeta)
-    total: np.ndarray | None = None
-    for each in rows:
-        each = np.asarray(each, np.float64)
-        total = each.T @ each if total is None else total + each.T @ each
-    if total is None:
-        raise InputError("There are no labelled structures to make a Hessian of; give some.")
-    return _factored(total + zeta**2 * np.eye(len(total)), zeta)
+    matrix = gauss_newton_matrix(rows)
+    return _factored(matrix + zeta**2 * np.eye(len(matrix)), zeta)
 
 
 def _check_zeta(zeta: float) -> None:
