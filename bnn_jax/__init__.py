@@ -6,6 +6,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnn_jax import rigidity as rigidity
     from bnn_jax import sampling as sampling
     from bnn_jax.api import fit as fit
     from bnn_jax.atoms.dataset import Dataset as Dataset
@@ -43,7 +44,7 @@ _HOMES = {
     "sghmc": "sampling.sghmc:as_top_level_api",
 }
 
-_ROOMS = ("sampling",)
+_ROOMS = ("rigidity", "sampling")
 
 __all__ = [
     "BNNCalculator",
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "load_exported",
     "nequip",
+    "rigidity",
     "sampling",
     "sghmc",
 ]

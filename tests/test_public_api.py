@@ -32,12 +32,17 @@ PUBLIC_NAMES = [
     "sampling.amsgrad.init",
     "sampling.amsgrad.update",
     "sampling.amsgrad.inverse_mass",
+    "rigidity.last_layer_precision",
+    "rigidity.prediction_rigidity",
+    "rigidity.fit_rigidity",
 ]
 PARAMETERS = {
     "fit": ["train", "valid", "config", "seed", "out"],
     "evaluate": ["posterior", "test"],
     "sghmc": ["grad_estimator", "data_size", "alpha", "inverse_mass"],
     "sampling.sghmc.build_kernel": ["alpha", "data_size"],
+    "rigidity.last_layer_precision": ["features", "zeta", "weights"],
+    "rigidity.prediction_rigidity": ["g", "precision"],
 }
 
 

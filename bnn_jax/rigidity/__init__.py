@@ -5,16 +5,19 @@ from bnn_jax.rigidity.jacobian import Jacobian, jacobians
 from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
 from bnn_jax.rigidity.loss import SquareLoss, weighted_rows
 from bnn_jax.rigidity.matrix_free import MatrixFreeHessian, gauss_newton_product, matrix_free_hessian
+from bnn_jax.rigidity.model import FormOptions, RigidityModel, fit_rigidity
 from bnn_jax.rigidity.network import Network, Weights, all_weights, last_layer, outputs
 from bnn_jax.rigidity.rigidity import calibration_factor, components, prediction_rigidity
 from bnn_jax.rigidity.sketch import Sketch, draw_sketch
 
 __all__ = [
     "DenseHessian",
+    "FormOptions",
     "Jacobian",
     "KernelHessian",
     "MatrixFreeHessian",
     "Network",
+    "RigidityModel",
     "Sketch",
     "SquareLoss",
     "Weights",
@@ -23,6 +26,7 @@ __all__ = [
     "components",
     "dense_hessian",
     "draw_sketch",
+    "fit_rigidity",
     "gauss_newton_matrix",
     "gauss_newton_product",
     "jacobians",

@@ -1,0 +1,111 @@
+"""From a posterior's network and its training set to rigidities, by every form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from posteriors import random_posterior
+from systems import labelled_series, silicon, water
+
+import bnn_jax
+from bnn_jax import Dataset
+from bnn_jax.rigidity import (
+    FormOptions,
+    SquareLoss,
+    fit_rigidity,
+    jacobians,
+    last_layer,
+    last_layer_precision,
+    outputs,
+    prediction_rigidity,
+)
+from bnn_jax.types import InputError
+
+pytestmark = pytest.mark.usefixtures("x64")
+TRAIN = Dataset.from_atoms(labelled_series(water(), 4))
+TEST = Dataset.from_atoms(labelled_series(water(), 2, seed=70))
+LOSS = SquareLoss(energy=1.0, forces=2.0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    with jax.enable_x64(True):
+        return random_posterior(labelled_series(water(), 4), num_samples=2, dtype=jnp.float64).network(1)
+
+
+def test_last_layer_by_hand(network) -> None:
+    """Rows are derivatives of energies and forces; a mean over atoms is their sum over their number."""
+    model = fit_rigidity(network, TRAIN, LOSS, 0.3)
+    derivatives = list(jacobians(network, last_layer(network), TRAIN, outputs(network, ("energy", "forces"))))
+    rows = np.vstack(
+        [part for each in derivatives for part in (each.rows["energy"], each.rows["forces"].reshape(-1, 4))]
+    )
+    precision = last_layer_precision(rows, 0.3, np.tile([1.0, *[2.0] * 9], 4))
+    test = list(jacobians(network, last_layer(network), TEST, outputs(network, ("energy", "forces", "atom_energies"))))
+    energies = np.vstack([each.rows["energy"] for each in test])
+    np.testing.assert_allclose(model.energies(TEST), prediction_rigidity(energies, precision), rtol=1e-9)
+    np.testing.assert_allclose(model.energies(TEST, per_atom=True), 9 * model.energies(TEST), rtol=1e-12)
+    atoms = np.vstack([each.rows["atom_energies"] for each in test])
+    np.testing.assert_allclose(model.atoms(TEST), prediction_rigidity(atoms, precision), rtol=1e-9)
+    forces = np.vstack([each.rows["forces"].reshape(-1, 4) for each in test])
+    np.testing.assert_allclose(model.forces(TEST).ravel(), prediction_rigidity(forces, precision), rtol=1e-9)
+    parts = model.of_components(TEST, {"first": slice(0, 1), "rest": slice(1, 4)})
+    masked = np.where(np.arange(4) < 1, energies, 0)
+    np.testing.assert_allclose(parts["first"], prediction_rigidity(masked, precision), rtol=1e-9)
+
+
+def test_forms_of_all_weights_agree(network) -> None:
+    dense = fit_rigidity(network, TRAIN, LOSS, 1e-2, "dense", zeta_is_relative=True)
+    kernel = fit_rigidity(network, TRAIN, LOSS, dense.zeta, "kernel")
+    free = fit_rigidity(network, TRAIN, LOSS, dense.zeta, "matrix-free", options=FormOptions(20, 1e-8))
+    assert dense.zeta**2 == pytest.approx(1e-4 * (np.trace(dense.hessian.matrix) / len(dense.weights.vector)), rel=1e-3)
+    for found in (kernel, free):
+        np.testing.assert_allclose(found.energies(TEST), dense.energies(TEST), rtol=1e-4)
+        np.testing.assert_allclose(found.atoms(TEST), dense.atoms(TEST), rtol=1e-4)
+
+
+def test_a_sketch_is_near(network) -> None:
+    exact = fit_rigidity(network, TRAIN, LOSS, 1e-1, "kernel", zeta_is_relative=True)
+    most = FormOptions(num_buckets=len(exact.weights.vector) // 2)
+    found = fit_rigidity(network, TRAIN, LOSS, exact.zeta, "sketched", options=most)
+    assert np.median(np.abs(np.log(found.atoms(TEST) / exact.atoms(TEST)))) < 0.5
+
+
+def test_structures_like_those_of_training_are_held_firmer(network) -> None:
+    """Far-off molecules have lower rigidities of their energies than the training structures themselves."""
+    model = fit_rigidity(network, TRAIN, LOSS, 1e-2, "kernel", zeta_is_relative=True)
+    stretched = []
+    for atoms in labelled_series(water(), 4):
+        atoms.positions *= 1.4
+        stretched.append(atoms)
+    assert model.energies(TRAIN).min() > model.energies(Dataset.from_atoms(stretched)).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "half"}, "There is no form 'half' of the Hessian; choose among last-layer"),
+        ({"form": "kernel", "zeta": 0.0}, "zeta is 0.0; more weights than rows need one above 0"),
+        ({"form": "matrix-free", "loss": lambda predicted, _: predicted.energy}, "matrix-free form is for square"),
+        ({"loss": SquareLoss(energy=0.0)}, "Every weight of the loss is zero"),
+    ],
+)
+def test_what_does_not_fit_is_refused(network, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        fit_rigidity(network, TRAIN, **({"loss": LOSS, "zeta": 0.1} | options))
+
+
+def test_an_element_unknown_to_the_network(network) -> None:
+    model = fit_rigidity(network, TRAIN, LOSS, 0.3)
+    with pytest.raises(InputError, match="holds Si, which the potential does not know"):
+        model.atoms(Dataset.from_atoms([silicon()]))
+
+
+def test_no_components_of_a_sketch(network) -> None:
+    model = fit_rigidity(network, TRAIN, LOSS, 0.3, "sketched", options=FormOptions(num_buckets=50))
+    with pytest.raises(InputError, match="sketch mixes the weights"):
+        model.of_components(TEST, {"all": slice(None)})
+
+
+def test_it_is_a_public_room() -> None:
+    assert bnn_jax.rigidity.fit_rigidity is fit_rigidity
