@@ -365,3 +365,40 @@ def test_compare_leaves_a_page_and_goes_on(files, tmp_path, capsys):
     assert capsys.readouterr().err == "" and contents(out) == before
     assert main([*arguments, "--in-domain", "4", "--test", f"more={files['test']}", *SETTINGS]) == 2
     assert "has another" in capsys.readouterr().err and contents(out) == before
+
+
+@pytest.mark.parametrize(("kind", "form"), [("local", "last-layer"), ("global", "kernel"), ("component", "sketched")])
+def test_rigidity_writes_structures_and_a_picture(kind, form, run, files, tmp_path, capsys):
+    out = tmp_path / "judged.xyz"
+    arguments = ["rigidity", str(run), files["test"], str(out), "--kind", kind, "--form", form, "--forces"]
+    assert main(arguments) == 0
+    assert f"judged.xyz: {kind} rigidities of 3 structures" in capsys.readouterr().out
+    frames = ase.io.read(out, ":")
+    posterior, train = bnn_jax.Posterior.load(run), bnn_jax.load(files["train"]).split(train=16, valid=4, seed=3)[0]
+    loss = bnn_jax.rigidity.SquareLoss(1.0, 1.0)
+    model = bnn_jax.rigidity.fit_rigidity(posterior.network(), train, loss, 1e-3, form, zeta_is_relative=True)
+    test = bnn_jax.load(files["test"])
+    if kind == "local":
+        np.testing.assert_allclose(
+            np.concatenate([f.arrays["local_rigidity"] for f in frames]), model.atoms(test), 1e-4
+        )
+        assert out.with_suffix(".png").stat().st_size > 1000
+    elif kind == "global":
+        np.testing.assert_allclose([frame.info["rigidity"] for frame in frames], model.energies(test), rtol=1e-4)
+    else:
+        found = model.of_elements(test)
+        np.testing.assert_allclose([frame.info["rigidity_N"] for frame in frames], found[7], rtol=1e-4)
+    assert frames[0].arrays["forces_rigidity"].shape == (4, 3)
+    assert main(arguments) == 2
+    assert "exists already; give --overwrite" in capsys.readouterr().err
+
+
+def test_rigidity_needs_the_training_set(run, files, tmp_path, capsys):
+    file = tmp_path / "posterior.safetensors"
+    file.write_bytes((run / "posterior.safetensors").read_bytes())
+    arguments = ["rigidity", str(file), files["test"], str(tmp_path / "out.xyz")]
+    assert main(arguments) == 2
+    assert "names no training set; give it by --train" in capsys.readouterr().err
+    assert main([*arguments, "--train", files["train"]]) == 0
+    assert main([*arguments, "--train", files["train"], "--sample", "9", "--overwrite"]) == 2
+    assert "--sample 9: the posterior has samples 0 to 3" in capsys.readouterr().err

@@ -132,6 +132,42 @@ class Calibrate:
 
 
 @dataclass(frozen=True)
+class Rigidity:
+    """How firmly the training set of a run holds its predictions in place, with no label needed.
+
+    OUT gets each structure with `rigidity` (global), `local_rigidity` of each atom (local) or `rigidity_X` of the
+    energies of each element X (component); by local also a picture of the least rigid structure beside it.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a posterior file with --train."""
+    structures: Annotated[Positional[str], arg(metavar="STRUCTURES")]
+    """What to judge: a file or a known name."""
+    out: Annotated[Positional[str], arg(metavar="OUT")]
+    """Extended XYZ file to write; the picture has its name with .png."""
+    kind: Literal["global", "local", "component"] = "local"
+    """Of total energies, of atoms' energies, or of each element's part of the energy."""
+    forces: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Rigidities of force components too."""
+    form: Literal["last-layer", "dense", "kernel", "matrix-free", "sketched"] = "last-layer"
+    """Hessian of the energy readout alone, or of all weights in one of four forms."""
+    zeta: Annotated[float, arg(metavar="Z")] = 1e-3
+    """Regulariser, in units of the root of the mean diagonal element of the Hessian."""
+    energy_weight: Annotated[float, arg(metavar="W")] = 1.0
+    """Weight of square energy errors in the loss, in 1/eV^2."""
+    forces_weight: Annotated[float, arg(metavar="W")] = 1.0
+    """Weight of square errors of force components, in 1/(eV/Angstrom)^2."""
+    sample: Annotated[int, arg(metavar="K")] = 0
+    """Number of the posterior sample."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Of what matrix-free and sketched draw."""
+    train: Annotated[str | None, arg(metavar="PATH", help_behavior_hint=QUIET)] = None
+    """Training set, if not as the run's record says."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT and the picture if they exist."""
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a finished run's predictor to one file that needs neither the run nor the code of its network.
 
@@ -229,6 +265,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Calibrate, subcommand("calibrate")]
+    | Annotated[Rigidity, subcommand("rigidity")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Demo, subcommand("demo")]

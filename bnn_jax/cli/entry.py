@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
-from bnn_jax.cli.commands import Calibrate, Command, Compare, Data, Demo, Evaluate, Export, Fit, Predict
+from bnn_jax.cli.commands import Calibrate, Command, Compare, Data, Demo, Evaluate, Export, Fit, Predict, Rigidity
 
 USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
 _RUNNERS = {
     Fit: "fit",
     Evaluate: "evaluate",
     Predict: "predict",
+    Rigidity: "rigidity",
     Calibrate: "calibrate",
     Export: "export",
     Compare: "compare",

@@ -95,6 +95,22 @@ class RigidityModel(NamedTuple):
             name: prediction_rigidity(part / scale, self.hessian) for name, part in components(rows, slices).items()
         }
 
+    def of_elements(self, structures: Dataset) -> dict[int, Float[np.ndarray, " structure"]]:
+        """Rigidities of the sums of the energies of each element's atoms, by atomic number.
+
+        Args:
+            structures: what to predict; a structure without an element has an infinite rigidity of it.
+        """
+        found: dict[int, np.ndarray] = {}
+        for number in map(int, structures.species):
+            sums = []
+            for i, each in enumerate(self._jacobians(structures, ("atom_energies",))):
+                atoms = slice(structures.offsets[i], structures.offsets[i + 1])
+                row = each.rows["atom_energies"][structures.numbers[atoms] == number].sum(axis=0)[None]
+                sums.append(row if self.sketch is None else self.sketch(row))
+            found[number] = prediction_rigidity(np.vstack(sums), self.hessian)
+        return found
+
     def _jacobians(self, structures: Dataset, names: tuple[str, ...]) -> Iterator[Jacobian]:
         return jacobians(self.network, self.weights, structures, outputs(self.network, names))
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 TRAIN = Dataset.from_atoms(labelled_series(water(), 4))
 TEST = Dataset.from_atoms(labelled_series(water(), 2, seed=70))
 LOSS = SquareLoss(energy=1.0, forces=2.0)
+NAMES = ("energy", "forces", "atom_energies")
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,15 @@ def test_no_components_of_a_sketch(network) -> None:
 
 def test_it_is_a_public_room() -> None:
     assert bnn_jax.rigidity.fit_rigidity is fit_rigidity
+
+
+def test_elements_are_components_of_the_energy(network) -> None:
+    """One element alone is the whole of the energy; of two, each is a row of its own."""
+    model = fit_rigidity(network, TRAIN, LOSS, 0.3)
+    found = model.of_elements(TEST)
+    rows = [
+        each.rows["atom_energies"] for each in jacobians(network, last_layer(network), TEST, outputs(network, NAMES))
+    ]
+    oxygen = np.vstack([each[TEST.numbers[:3] == 8].sum(axis=0) for each in rows])
+    np.testing.assert_allclose(found[8], prediction_rigidity(oxygen, model.hessian), rtol=1e-9)
+    assert list(found) == [1, 8]
