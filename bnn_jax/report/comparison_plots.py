@@ -41,7 +41,7 @@ def error_vs_score(methods: Mapping[str, Curves]) -> Figure:
     figure, panels = new_figure(4.2 * columns, 3.6 * rows, rows, columns, share_x=False)
     for axes in panels[len(methods) :]:
         axes.remove()
-    high = max(float(np.abs(curves.errors).max()) for curves in methods.values())
+    high = max(float(np.abs(curves.errors).max()) for curves in methods.values()) or 1.0  # all errors may be zero
     for axes, (name, curves) in zip(panels, methods.items(), strict=False):
         errors = np.maximum(np.abs(curves.errors), 1e-4 * high)
         is_std = bool((curves.stds > 0).all()) and np.array_equal(curves.stds, curves.scores)
@@ -124,7 +124,7 @@ def retentions(methods: Mapping[str, Curves]) -> Figure:
             continue
         curve = retention_curve(curves.errors, curves.scores)
         chosen = np.linspace(0, len(curve.fraction) - 1, NUM_POINTS).astype(int)
-        axes.plot(1 - curve.fraction[chosen], curve.error[chosen] / curve.error[-1], label=name, **_style(i))
+        axes.plot(1 - curve.fraction[chosen], curve.error[chosen] / (curve.error[-1] or 1.0), label=name, **_style(i))
     axes.set(xlabel="Fraction handed to the oracle", ylabel="Mean |error| left, relative", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper right")
     return figure

@@ -129,6 +129,14 @@ def test_errors_over_scores_have_a_panel_a_method(number: int) -> None:
             assert ends == pytest.approx((given.min(), given.max()), abs=step)
 
 
+def test_errors_that_are_all_zero_are_drawn() -> None:
+    """As of a test set without forces to speak of: a picture of nothing, but no failure after hours of work."""
+    stds = np.linspace(0.1, 1.0, 50)
+    methods = {"one": Curves(np.zeros(50), stds, stds)}
+    assert labelled(drawn(retentions(methods))[0])["one"][1].tolist() == [0.0] * 200
+    assert drawn(error_vs_score(methods))[0].get_ylim() == (1e-4, 1.5)
+
+
 def test_axes_of_scores_that_are_stds_or_positive_or_neither() -> None:
     errors, stds, scores = METHODS["one"]
     given = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skmatter import metrics
 
 from bnn_jax.rigidity import components, dense_hessian, kernel_hessian, last_layer_precision, prediction_rigidity
 from bnn_jax.rigidity.matrix_free import block_conjugate_gradients, lanczos_spectrum, matrix_free_hessian
@@ -154,7 +155,6 @@ def test_a_sketched_hessian_tends_to_the_exact_one() -> None:
 
 def test_local_and_componentwise_rigidities_equal_scikit_matter() -> None:
     """Rows are means over the atoms of a structure, zeta is relative to the spread of all atoms."""
-    metrics = pytest.importorskip("skmatter.metrics")
     train = [RNG.normal(size=(number, 6)) for number in (3, 5, 4, 6, 2, 7, 5)]
     test = [RNG.normal(size=(number, 6)) for number in (2, 4)]
     alpha = 1e-3
