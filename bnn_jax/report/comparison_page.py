@@ -79,7 +79,7 @@ def comparison_csv(tables: Mapping[str, Mapping[str, Mapping[str, Mapping[str, C
 
 
 def comparison_markdown(table: Mapping[str, Mapping[str, Cell]], names: Sequence[str]) -> str:
-    """A table for a README: methods down, figures across, the best in bold where the intervals part.
+    """A table for a README: methods down, figures with their intervals across, the best in bold where these part.
 
     Args:
         table: of one quantity of one test set.
@@ -88,7 +88,10 @@ def comparison_markdown(table: Mapping[str, Mapping[str, Cell]], names: Sequence
     best = {name: marked(table, name) for name in names}
     lines = [f"| method | {' | '.join(FIGURES[name].label for name in names)} |", "|---|" + "---:|" * len(names)]
     for method, row in table.items():
-        cells = (f"**{_value(row[name])}**" if best[name] == method else _value(row[name]) for name in names)
+        cells = [
+            f"{f'**{_value(row[name])}**' if best[name] == method else _value(row[name])}{_interval(row[name])}"
+            for name in names
+        ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -198,6 +201,10 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[tuple[str, bool]]])
 
 def _value(cell: Cell) -> str:
     return _number(cell.estimate) if np.isfinite(cell.estimate) else "-"
+
+
+def _interval(cell: Cell) -> str:
+    return f" [{_number(cell.lower)}, {_number(cell.upper)}]" if np.isfinite(cell.lower) else ""
 
 
 def _number(value: float) -> str:
