@@ -203,12 +203,16 @@ def test_the_best_is_marked_where_it_is_sure(tmp_path: Path) -> None:
     rows = csv.DictReader(comparison_csv({"near": {"forces": table}}).splitlines())
     labels = {(row["method"], FIGURES[row["figure"]].label) for row in rows if row["is_best"] == "1"}
     assert labels == found
-    ends = {name: f"[{row['mae'].lower:.3g}, {row['mae'].upper:.3g}]" for name, row in table.items()}
+    ends = {
+        (method, name): f"[{row[name].lower:.3g}, {row[name].upper:.3g}]"
+        for method, row in table.items()
+        for name in ("mae", "spearman")
+    }
     assert comparison_markdown(table, ["mae", "spearman"]).splitlines() == [
         "| method | MAE | Spearman |",
         "|---|---:|---:|",
-        f"| a & b | **1** {ends['a & b']} | 1 [{table['a & b']['spearman'].lower:.3g}, 2.7] |",
-        f"| two | 1.2 {ends['two']} | **1.2** [{table['two']['spearman'].lower:.3g}, 2.9] |",
+        f"| a & b | **1** {ends['a & b', 'mae']} | 1 {ends['a & b', 'spearman']} |",
+        f"| two | 1.2 {ends['two', 'mae']} | **1.2** {ends['two', 'spearman']} |",
     ]
 
 
