@@ -1,6 +1,6 @@
 """Derivatives of a network's predictions by its weights, structure by structure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
 from bnn_jax.devices import sample_mesh
 from bnn_jax.rigidity.network import Network, OutputsFn, Weights
+from bnn_jax.types import AtomGraph
 
 PER_ATOM = ("forces", "atom_energies")
 """Outputs with an axis of atoms, padding included."""
@@ -22,6 +23,8 @@ ELEMENTS_AT_ONCE = 2**24
 """Of the derivatives that one call makes: 64 MB in single precision."""
 ROWS_AT_ONCE = 32
 """Reverse passes under one ``vmap``."""
+TANGENTS_AT_ONCE = 4
+"""Forward passes under one ``vmap``; on a CPU more are no faster."""
 
 
 class Jacobian(NamedTuple):
@@ -36,21 +39,20 @@ class Jacobian(NamedTuple):
 def jacobians(network: Network, weights: Weights, dataset: Dataset, outputs_fn: OutputsFn) -> Iterator[Jacobian]:
     """Outputs and their derivatives by the weights for each structure, several at a time spread over devices.
 
-    Where there are fewer weights than outputs they are differentiated forwards, else backwards; both to rounding.
-
     Args:
         network: at whose weights to differentiate.
         weights: by which.
         dataset: the structures.
         outputs_fn: of one structure, from :func:`bnn_jax.rigidity.network.outputs` or one's own; outputs named in
-            :data:`PER_ATOM` have a first axis of atoms.
+            :data:`PER_ATOM` have a first axis of atoms. What it calls ``energy``, ``forces`` and ``stress`` is taken
+            for the network's.
 
     Raises:
         InputError: a structure holds an element that the potential does not know.
     """
     packed = pack(dataset, network.cutoff, network.statistics.species, network.statistics.shifts, weights.vector.dtype)
     sizes = batch_size_needed(packed, np.arange(len(dataset))[:, None])
-    of_structure = partial(_jacobian, weights=weights, outputs_fn=outputs_fn, sizes=sizes)
+    of_structure = partial(jacobian_of_structure, network=network, weights=weights, outputs_fn=outputs_fn, sizes=sizes)
     shapes = jax.eval_shape(of_structure, weights.vector, packed, jnp.int32(0))[1]
     num_elements = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     at_once = int(np.clip(ELEMENTS_AT_ONCE // num_elements, 1, 64))
@@ -73,38 +75,115 @@ def jacobians(network: Network, weights: Weights, dataset: Dataset, outputs_fn: 
             yield Jacobian(_cut(values, place, atoms), _cut(rows, place, atoms))
 
 
-def _jacobian(
+def jacobian_of_structure(
     vector: Float[Array, " parameter"],
     packed: PackedData,
     index: Int[Array, ""],
+    network: Network,
     weights: Weights,
     outputs_fn: OutputsFn,
     sizes: tuple[int, int],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Outputs of one structure and their derivatives, padded; pure, for use in other compiled functions.
+
+    Args:
+        vector: the free weights.
+        packed: the data set.
+        index: of the structure; a negative one is empty.
+        network: whose potential predicts.
+        weights: that are free.
+        outputs_fn: see :func:`jacobians`.
+        sizes: padded numbers of nodes and edges.
+    """
     graph = gather_batch(packed, index[None], *sizes).graph
+    values = dict(outputs_fn(weights.rebuild(vector), graph))
+    energy_gradient = _energy_gradient(network, weights)
+    rows: dict[str, Array] = {}
+    if "energy" in values:
+        rows["energy"] = energy_gradient(vector, graph)[None]
+    if "forces" in values:
+        positions = graph.nodes["positions"]
+        along = jnp.eye(positions.size, dtype=positions.dtype).reshape(-1, *positions.shape)
+        pushed = _pushed(lambda moved: energy_gradient(vector, _moved(graph, moved)), positions, along)
+        rows["forces"] = -pushed.reshape(*positions.shape, -1)
+    if "stress" in values:
+        along = _strains(vector.dtype)
+        pushed = _pushed(lambda strain: energy_gradient(vector, _strained(graph, strain)), jnp.zeros((3, 3)), along)
+        rows["stress"] = _over_volume(graph, pushed.reshape(3, 3, -1))
+    others = {name: value for name, value in values.items() if name not in rows}
+    if others:
+        rows |= _rows_of(lambda vector: _only(outputs_fn(weights.rebuild(vector), graph), others), vector)
+    return values, rows
 
-    def flat(vector: Array) -> tuple[Array, dict[str, Array]]:
-        found = dict(outputs_fn(weights.rebuild(vector), graph))
-        return jnp.concatenate([found[name].ravel() for name in sorted(found)]), found  # as JAX sorts keys
 
-    values = jax.eval_shape(flat, vector)[1]
-    num_rows = sum(value.size for value in values.values())
+def _energy_gradient(network: Network, weights: Weights) -> Callable[[Array, AtomGraph], Array]:
+    """Of the total energy by the free weights."""
+
+    def energy(vector: Array, graph: AtomGraph) -> Array:
+        return network.apply(weights.rebuild(vector), graph).energy[0]
+
+    return jax.grad(energy)
+
+
+def _pushed(function: Callable[[Array], Array], at: Array, along: Array) -> Array:
+    """Derivatives [direction, parameter] of a gradient by what moves the atoms.
+
+    Forces and weights change places: the derivative of a force by the weights is minus that of the energy's gradient by
+    the position. There are fewer coordinates than weights, and forward derivatives cost less than backward ones.
+    """
+    _, push = jax.linearize(function, at)
+    return jax.lax.map(push, along, batch_size=min(TANGENTS_AT_ONCE, len(along)))
+
+
+def _moved(graph: AtomGraph, positions: Array) -> AtomGraph:
+    return graph._replace(nodes={**graph.nodes, "positions": positions})
+
+
+def _strains(dtype: Any) -> Array:
+    """Symmetric strains [9, 3, 3], so that a stress component is the derivative along its own."""
+    unit = jnp.eye(9, dtype=dtype).reshape(9, 3, 3)
+    return (unit + unit.swapaxes(1, 2)) / 2
+
+
+def _strained(graph: AtomGraph, strain: Array) -> AtomGraph:
+    """Positions and cells of a homogeneously strained structure."""
+    positions = graph.nodes["positions"]
+    deformation = jnp.eye(3, dtype=positions.dtype) + strain.astype(positions.dtype)
+    moved = _moved(graph, positions @ deformation)
+    cells = {name: cell @ deformation for name, cell in graph.globals.items() if name == "cell"}
+    return moved._replace(globals={**graph.globals, **cells})
+
+
+def _over_volume(graph: AtomGraph, virial: Array) -> Array:
+    if "cell" not in graph.globals:
+        return jnp.zeros_like(virial)
+    volume = jnp.abs(jnp.linalg.det(graph.globals["cell"][0]))
+    return jnp.where(volume > 0, virial / jnp.where(volume > 0, volume, 1), 0)
+
+
+def _only(values: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: values[name] for name in wanted}
+
+
+def _rows_of(function: Callable[[Array], dict[str, Array]], vector: Array) -> dict[str, Array]:
+    """Derivatives of named outputs: forwards where there are fewer weights than outputs, else backwards."""
+    found = jax.eval_shape(function, vector)
+    names = sorted(found)  # as JAX sorts keys
+
+    def flat(vector: Array) -> Array:
+        values = function(vector)
+        return jnp.concatenate([values[name].ravel() for name in names])
+
+    num_rows = sum(found[name].size for name in names)
     if len(vector) < num_rows:
-        pushed, found = _forwards(flat, vector)
-        rows = pushed.T
+        rows = jax.jacfwd(flat)(vector)
     else:
-        _, pull, found = jax.vjp(flat, vector, has_aux=True)
+        _, pull = jax.vjp(flat, vector)
         identity = jnp.eye(num_rows, dtype=vector.dtype)
         rows = jax.lax.map(lambda row: pull(row)[0], identity, batch_size=min(ROWS_AT_ONCE, num_rows))
-    ends = np.cumsum([found[name].size for name in sorted(found)])[:-1]
-    parts = dict(zip(sorted(found), jnp.split(rows, ends), strict=True))
-    return found, {name: part.reshape(*found[name].shape, len(vector)) for name, part in parts.items()}
-
-
-def _forwards(flat: Any, vector: Float[Array, " parameter"]) -> tuple[Array, dict[str, Array]]:
-    """Derivatives [parameter, row] and the values beside them."""
-    _, push, found = jax.linearize(flat, vector, has_aux=True)
-    return jax.vmap(push)(jnp.eye(len(vector), dtype=vector.dtype)), found
+    ends = np.cumsum([found[name].size for name in names])[:-1]
+    parts = zip(names, jnp.split(rows, ends), strict=True)
+    return {name: part.reshape(*found[name].shape, len(vector)) for name, part in parts}
 
 
 def _cut(arrays: dict[str, np.ndarray], place: int, num_atoms: int) -> dict[str, np.ndarray]:
