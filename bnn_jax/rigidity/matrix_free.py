@@ -170,8 +170,10 @@ def block_conjugate_gradients(matvec: Product, vectors: Vectors, tolerance: floa
     )
 
 
-def _orthonormal(vectors: Vectors) -> tuple[Vectors, Float[np.ndarray, "target target"]]:
-    """Orthonormal rows and the matrix that makes the vectors of them."""
+def _orthonormal(
+    vectors: Vectors,
+) -> tuple[Float[np.ndarray, "direction parameter"], Float[np.ndarray, "target direction"]]:
+    """Orthonormal rows, no more than there are weights, and the matrix that makes the vectors of them."""
     q, r = np.linalg.qr(vectors.T)
     return q.T, r.T
 
