@@ -7,17 +7,20 @@ from bnn_jax.rigidity.loss import SquareLoss, weighted_rows
 from bnn_jax.rigidity.matrix_free import MatrixFreeHessian, gauss_newton_product, matrix_free_hessian
 from bnn_jax.rigidity.model import FormOptions, RigidityModel, fit_rigidity
 from bnn_jax.rigidity.network import Network, Weights, all_weights, last_layer, outputs
-from bnn_jax.rigidity.rigidity import calibration_factor, components, prediction_rigidity
+from bnn_jax.rigidity.rigidity import Hessian, calibration_factor, components, prediction_rigidity
+from bnn_jax.rigidity.selection import Selection, random_selection, select_by_rigidity, stratified_selection
 from bnn_jax.rigidity.sketch import Sketch, draw_sketch
 
 __all__ = [
     "DenseHessian",
     "FormOptions",
+    "Hessian",
     "Jacobian",
     "KernelHessian",
     "MatrixFreeHessian",
     "Network",
     "RigidityModel",
+    "Selection",
     "Sketch",
     "SquareLoss",
     "Weights",
@@ -36,5 +39,8 @@ __all__ = [
     "matrix_free_hessian",
     "outputs",
     "prediction_rigidity",
+    "random_selection",
+    "select_by_rigidity",
+    "stratified_selection",
     "weighted_rows",
 ]

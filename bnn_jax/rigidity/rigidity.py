@@ -1,7 +1,7 @@
 """Rigidities of predictions, given the Hessian of the loss, and variances from them."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +18,14 @@ class Hessian(Protocol):
 
     def quadratic(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, " target"]:
         """v^T H^-1 v of several vectors."""
+        ...
+
+    def solve(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, "target parameter"]:
+        """H^-1 v of several vectors."""
+        ...
+
+    def update(self, rows: Float[np.ndarray, "row parameter"]) -> Self:
+        """The Hessian with further rows, such as those of a structure that joins the training set."""
         ...
 
 
