@@ -1,5 +1,15 @@
 """Prediction rigidities: how firmly the training set holds a prediction in place (Chong et al. 2024)."""
 
+from bnn_jax.rigidity.embedding import (
+    BUFFER_STD,
+    CLOSE_CONTACT,
+    Embedding,
+    carve_cluster,
+    displace_buffer,
+    embed_in_crystal,
+    embed_periodic,
+    enhancement,
+)
 from bnn_jax.rigidity.gauss_newton import DenseHessian, dense_hessian, gauss_newton_matrix, last_layer_precision
 from bnn_jax.rigidity.jacobian import Jacobian, jacobians
 from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
@@ -12,7 +22,10 @@ from bnn_jax.rigidity.selection import Selection, random_selection, select_by_ri
 from bnn_jax.rigidity.sketch import Sketch, draw_sketch
 
 __all__ = [
+    "BUFFER_STD",
+    "CLOSE_CONTACT",
     "DenseHessian",
+    "Embedding",
     "FormOptions",
     "Hessian",
     "Jacobian",
@@ -26,9 +39,14 @@ __all__ = [
     "Weights",
     "all_weights",
     "calibration_factor",
+    "carve_cluster",
     "components",
     "dense_hessian",
+    "displace_buffer",
     "draw_sketch",
+    "embed_in_crystal",
+    "embed_periodic",
+    "enhancement",
     "fit_rigidity",
     "gauss_newton_matrix",
     "gauss_newton_product",
