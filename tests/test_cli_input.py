@@ -242,6 +242,20 @@ def calibrate(sentence: str, method: str, *options: str) -> Case:
     return case
 
 
+def rigidity(sentence: str, *options: str, train: bool = False) -> Case:
+    def case(files, folder):
+        more = ["--train", files["train"]] if train else []
+        return ["rigidity", files["run"], files["test"], str(folder / "out.xyz"), *options, *more], sentence
+
+    return case
+
+
+def rigidity_of_an_unknown_element(files, folder):
+    structures = write(folder / "silicon.xyz", [silicon()])
+    arguments = ["rigidity", files["run"], structures, str(folder / "out.xyz"), "--train", files["train"]]
+    return arguments, r"Structure 0 holds Si, which the potential does not know"
+
+
 def compare(sentence: str, *options: str) -> Case:
     return lambda files, _: (["compare", files["train"], "--preset", "tiny", "--valid", "5", *options], sentence)
 
@@ -414,6 +428,19 @@ CASES: dict[str, Case] = {
     "coverage of few": calibrate(
         r"coverage of 0\.9 needs at least 9 structures and the .* has 3", "conformal", "--coverage", "0.9"
     ),
+    # rigidity
+    "rigidity without data": rigidity(
+        r"posterior\.safetensors is a file and names no training set; give it by --train"
+    ),
+    "rigidity of no sample": rigidity(r"--sample 9: the posterior has samples 0 to 2", "--sample", "9"),
+    "rigidity zeta": rigidity(r"zeta is -\S+; it must be finite and not negative", "--zeta", "-1", train=True),
+    "rigidity open": rigidity(
+        r"zeta is 0\.0; more weights than rows need one above 0", "--zeta", "0", "--form", "kernel", train=True
+    ),
+    "rigidity weights": rigidity(
+        r"Every weight of the loss is zero", "--energy-weight", "0", "--forces-weight", "0", train=True
+    ),
+    "rigidity element": rigidity_of_an_unknown_element,
     # compare
     "compared method": compare(r"There is no method 'bagging'", "--methods", "bagging"),
     "compared twice": compare(r"name at least one, and each once", "--methods", "sghmc", "sghmc"),
