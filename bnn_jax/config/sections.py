@@ -166,7 +166,7 @@ class EnsembleConfig:
 class DropoutConfig:
     """Monte Carlo dropout."""
 
-    rate: float = within(0.05, 0, 1, "high")
+    rate: float = within(0.01, 0, 1, "high")
     """Probability that a channel is dropped."""
     num_passes: int = within(8, 2, 100_000)
     """Masks that the predictive averages over."""
