@@ -408,6 +408,7 @@ CASES: dict[str, Case] = {
     "method": with_options(r"There is no method 'bagging'; the nearest is \w+ \(all: sghmc, ", "--method", "bagging"),
     "one member": with_setting("ensemble.num_members=1", r"ensemble\.num_members is 1; it must be .*2"),
     "one pass": with_setting("dropout.num_passes=1", r"dropout\.num_passes is 1; it must be .*2"),
+    "one last layer": with_setting("laplace.num_samples=1", r"laplace\.num_samples is 1, which has no spread; give 2"),
     "components": with_options(
         r"mixture\.num_components is 500 and the training set has 72 atoms; lower it",
         *("--method", "mixture", "--set", "mixture.num_components=500"),
@@ -449,6 +450,7 @@ CASES: dict[str, Case] = {
     "no seed": compare(r"There are 0 seeds; give at least 1", "--seeds", "0"),
     "no further test": compare(r"absent\.xyz.* is no file", "--test", "600K=absent.xyz"),
     "test of no name": compare(r"--test =absent\.xyz: the name '' is taken or cannot be used", "--test", "=absent.xyz"),
+    "one sample": compare(r"The sampler gives one sample, which has no spread", "--set", "sampler.num_samples=1"),
     "budget": compare(r"leaves no step for the networks of ensemble", "--set", "ensemble.num_members=1000"),
     "compared on validation": compared_on_validation,
     # data

@@ -71,6 +71,8 @@ def check(
         config_of(config, method)
     if len(set(methods)) < len(methods) or not methods:
         raise InputError(f"The methods are {', '.join(methods) or 'none'}; name at least one, and each once.")
+    if "sghmc" in methods and config.sampler.num_chains * config.sampler.num_samples < 2:
+        raise InputError("The sampler gives one sample, which has no spread; raise sampler.num_samples to 2 at least.")
     if num_seeds < 1:
         raise InputError(f"There are {num_seeds} seeds; give at least 1.")
     if len(valid) < MIN_VALID:

@@ -220,3 +220,5 @@ class LaplaceConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "laplace")
+        if self.num_samples == 1:
+            raise InputError("laplace.num_samples is 1, which has no spread; give 2 at least, or 0 for the covariance.")
