@@ -30,6 +30,7 @@ TRAINED = [name for name in names() if name != "sghmc"]
 
 
 def config_of(method: str, trainer: dict | None = None, **sections) -> Config:
+    sections = {"dropout": {"rate": 0.2}} | sections  # so that of four channels some are dropped
     return Config.from_dict({"method": method, "model": MODEL, "trainer": TRAINER | (trainer or {}), **sections})
 
 
