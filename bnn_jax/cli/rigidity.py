@@ -30,7 +30,9 @@ def run(command: Rigidity) -> None:
         InputError: the run, the training set or the structures cannot be used, or OUT exists or cannot be written.
     """
     out = checked_output(command.out, command.overwrite)
-    picture = checked_output(str(out.with_suffix(".png")), command.overwrite)
+    picture = out.with_suffix(".png")
+    if command.kind == "local":
+        checked_output(str(picture), command.overwrite)
     posterior = Posterior.load(command.run)
     if not 0 <= command.sample < posterior.num_samples:
         raise InputError(f"--sample {command.sample}: the posterior has samples 0 to {posterior.num_samples - 1}.")

@@ -105,12 +105,40 @@ def dense_hessian(rows: Iterable[Float[np.ndarray, "_row parameter"]], zeta: flo
 
     Reference: Chong et al. (2024), eq. 6 and 7.
     """
-    _check_zeta(zeta)
-    matrix = gauss_newton_matrix(rows)
+    check_zeta(zeta)
+    return regularised(gauss_newton_matrix(rows), zeta)
+
+
+def regularised(matrix: Float[np.ndarray, "parameter parameter"], zeta: float) -> DenseHessian:
+    """The factored Hessian of a matrix from :func:`gauss_newton_matrix`.
+
+    Args:
+        matrix: without a regulariser.
+        zeta: whose square is added to the diagonal.
+
+    Raises:
+        InputError: zeta is zero and some directions of the weights are left open.
+    """
     return _factored(matrix + zeta**2 * np.eye(len(matrix)), zeta)
 
 
-def _check_zeta(zeta: float) -> None:
+def absolute_zeta(zeta: float, trace: float, num_weights: int) -> float:
+    """A regulariser in units of the root of the mean diagonal element, in the unit of the rows.
+
+    Args:
+        zeta: relative.
+        trace: of the Hessian, the sum of the squares of all rows.
+        num_weights: of the network.
+    """
+    return float(zeta * np.sqrt(trace / num_weights))
+
+
+def check_zeta(zeta: float) -> None:
+    """Refuse a regulariser that is none, before any work.
+
+    Raises:
+        InputError: it is negative or not finite.
+    """
     if not (np.isfinite(zeta) and zeta >= 0):
         raise InputError(f"zeta is {zeta}; it must be finite and not negative.")
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve, cholesky
 from tqdm import tqdm
 
+from bnn_jax.rigidity.gauss_newton import absolute_zeta
 from bnn_jax.types import InputError
 
 RowsFn = Callable[[], Iterator[Float[np.ndarray, "_row parameter"]]]
@@ -59,12 +60,14 @@ class KernelHessian(NamedTuple):
 
         What of a vector lies in the row space is held by the data, the rest by ``zeta`` alone. Rounding of the
         derivatives, of relative size e, moves some of the first into the second: of a rigidity this form, as any other,
-        knows nothing below the variance :math:`e^2 |v|^2 / \zeta^2`.
+        knows nothing below the variance :math:`e^2 |v|^2 / \zeta^2`. The difference itself is known to the rounding of
+        float64, which is the least that is given.
         """
         vectors = np.asarray(vectors, np.float64)
         across = self._against(vectors)
         held = np.einsum("rt,rt->t", across, cho_solve((self.factor, True), across))
-        return np.maximum(np.einsum("tp,tp->t", vectors, vectors) - held, 0.0) / self.zeta**2
+        squares = np.einsum("tp,tp->t", vectors, vectors)
+        return np.maximum(squares - held, np.finfo(np.float64).eps * squares) / self.zeta**2
 
     def logdet(self) -> float:
         """Logarithm of the determinant."""
@@ -89,7 +92,9 @@ class KernelHessian(NamedTuple):
         return blocks(self.rows_fn(), self.max_bytes)
 
 
-def kernel_hessian(rows_fn: RowsFn, zeta: float, max_bytes: int = MAX_BYTES) -> KernelHessian:
+def kernel_hessian(
+    rows_fn: RowsFn, zeta: float, max_bytes: int = MAX_BYTES, zeta_is_relative: bool = False
+) -> KernelHessian:
     """Make the kernel of the rows, block by block, and factor it.
 
     Rows that do not fit into the memory given are made again: with b blocks about b / 2 times.
@@ -98,6 +103,7 @@ def kernel_hessian(rows_fn: RowsFn, zeta: float, max_bytes: int = MAX_BYTES) -> 
         rows_fn: of the weighted rows, kept in the precision they come in.
         zeta: regulariser, in the unit of the rows, above 0.
         max_bytes: of the rows that are held at a time, two blocks of them.
+        zeta_is_relative: whether ``zeta`` is in units of the root of the mean diagonal element.
 
     Raises:
         InputError: zeta is not positive, or there are no rows.
@@ -122,6 +128,8 @@ def kernel_hessian(rows_fn: RowsFn, zeta: float, max_bytes: int = MAX_BYTES) -> 
     if not parts:
         raise InputError("There are no labelled structures to make a Hessian of; give some.")
     kernel = np.block([[parts[i, j] for j in range(num_blocks)] for i in range(num_blocks)])
+    if zeta_is_relative:
+        zeta = absolute_zeta(zeta, float(np.trace(kernel)), num_weights)
     return KernelHessian(rows_fn, zeta, kernel, _factor(kernel, zeta), num_weights, max_bytes)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.rigidity.gauss_newton import DenseHessian, dense_hessian
+from bnn_jax.rigidity.gauss_newton import DenseHessian, absolute_zeta, check_zeta, gauss_newton_matrix, regularised
 from bnn_jax.rigidity.jacobian import Jacobian, jacobians
 from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
 from bnn_jax.rigidity.loss import Loss, SquareLoss, names_of, weighted_rows
@@ -162,6 +162,7 @@ def fit_rigidity(
     options = options or FormOptions()
     if form not in FORMS:
         raise InputError(f"There is no form {form!r} of the Hessian; choose among {', '.join(FORMS)}.")
+    check_zeta(zeta)
     weights = last_layer(network) if form == "last-layer" else all_weights(network)
     num_weights, names = len(weights.vector), names_of(loss)
     if form == "dense" and num_weights > MAX_DENSE:
@@ -175,25 +176,25 @@ def fit_rigidity(
         derivatives = jacobians(network, weights, train, outputs(network, names))
         return weighted_rows(derivatives, train, sums, loss)
 
-    if zeta_is_relative:
-        zeta = zeta * _root_mean_diagonal(rows_fn(), num_weights)
     sketch = None
     if form == "kernel":
-        hessian = kernel_hessian(rows_fn, zeta)
+        hessian = kernel_hessian(rows_fn, zeta, zeta_is_relative=zeta_is_relative)
+        zeta = hessian.zeta
     elif form == "matrix-free":
         if not isinstance(loss, SquareLoss):
             raise InputError("The matrix-free form is for square losses; choose kernel for others.")
+        if zeta_is_relative:
+            zeta = absolute_zeta(
+                zeta, sum(float(np.sum(np.square(each, dtype=np.float64))) for each in rows_fn()), num_weights
+            )
         product = gauss_newton_product(network, weights, train, loss)
         hessian = matrix_free_hessian(
             product, num_weights, zeta, options.num_directions, options.tolerance, options.seed
         )
-    elif form == "sketched":
-        sketch = draw_sketch(num_weights, min(options.num_buckets, num_weights), options.seed)
-        hessian = dense_hessian(sketch.of_each(rows_fn()), zeta)
     else:
-        hessian = dense_hessian(rows_fn(), zeta)
+        if form == "sketched":
+            sketch = draw_sketch(num_weights, min(options.num_buckets, num_weights), options.seed)
+        matrix = gauss_newton_matrix(rows_fn() if sketch is None else sketch.of_each(rows_fn()))
+        zeta = absolute_zeta(zeta, float(np.trace(matrix)), num_weights) if zeta_is_relative else zeta
+        hessian = regularised(matrix, zeta)
     return RigidityModel(network, weights, hessian, zeta, sketch)
-
-
-def _root_mean_diagonal(rows: Iterator[np.ndarray], num_weights: int) -> float:
-    return float(np.sqrt(sum(np.sum(np.square(each, dtype=np.float64)) for each in rows) / num_weights))

@@ -231,12 +231,18 @@ def test_the_page_holds_everything(finished, tmp_path: Path) -> None:
 
 
 def test_the_smallest_sets_that_can_be_compared() -> None:
-    check(TRAIN, waters(4, 7), {"near": waters(2, 600)}, CONFIG, METHODS, 1)
+    given = {"train": TRAIN, "tests": {"near": waters(2, 600)}, "config": CONFIG, "methods": METHODS, "num_seeds": 1}
+    assert check(valid=waters(4, 7), **given) is None
+    with pytest.raises(InputError, match="calibration needs 4"):
+        check(valid=waters(3, 7), **given)
 
 
 def test_structures_that_were_trained_on_are_warned_of() -> None:
-    with pytest.warns(InputWarning, match="6 of 6 structures of the seen set are training structures too"):
-        check(TRAIN, VALID, {"seen": TRAIN}, CONFIG, METHODS, 1)
+    with pytest.warns(InputWarning) as found:
+        check(TRAIN, VALID, {"seen": TRAIN, "near": TESTS["near"]}, CONFIG, METHODS, 1)
+    assert [str(each.message) for each in found] == [
+        "6 of 6 structures of the seen set are training structures too; leave them out."
+    ]
 
 
 @pytest.mark.parametrize(
