@@ -1,6 +1,7 @@
 """The types that every room shares, and the order of their axes: ``sample, structure | atom | edge, xyz``."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
@@ -159,6 +160,17 @@ class TrustWarning(UserWarning):
 
 class InputError(ValueError):
     """What the user gave cannot be used: one sentence that says what, where and what to do (exit code 2)."""
+
+
+def nearest_name(name: object, known: Iterable[str]) -> tuple[str, str]:
+    """What was asked for, short enough for an error's sentence, and the known name that is nearest to it.
+
+    Args:
+        name: unknown.
+        known: all names, at least one.
+    """
+    shown = " ".join(str(name)[:40].split())
+    return shown, difflib.get_close_matches(shown, known, n=1, cutoff=0.0)[0]
 
 
 class InputWarning(UserWarning):

@@ -5,7 +5,6 @@ download; where none is known, the one of the first download is written beside t
 demanded from then on: that finds a file that changed later, not one that was wrong from the start.
 """
 
-import difflib
 import importlib.resources
 import json
 import os
@@ -25,7 +24,7 @@ import requests
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.files import read_file
 from bnn_jax.atoms.registry import SOURCES, Source
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, nearest_name
 
 
 def list_sources() -> tuple[Source, ...]:
@@ -84,7 +83,7 @@ def load(name_or_path: str | os.PathLike[str], *, registry: Sequence[Source] = S
 
 
 def _nearest(name: str, registry: Sequence[Source]) -> str:
-    return difflib.get_close_matches(name, [source.name for source in registry], n=1, cutoff=0.0)[0]
+    return nearest_name(name, [source.name for source in registry])[1]
 
 
 def folder() -> Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import reprlib
 import types
 import typing
@@ -26,7 +25,7 @@ from bnn_jax.config.sections import (
     SamplerConfig,
     TrainerConfig,
 )
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, nearest_name
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,8 @@ def _build(cls: type, values: Any, source: str, prefix: str) -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in hints:
-            shown = " ".join(str(key)[:40].split())
-            near = difflib.get_close_matches(shown, hints, n=1, cutoff=0.0)
-            raise InputError(f"Unknown key {prefix}{shown} in {source}; the nearest known key is {prefix}{near[0]}.")
+            shown, near = nearest_name(key, hints)
+            raise InputError(f"Unknown key {prefix}{shown} in {source}; the nearest known key is {prefix}{near}.")
         arguments[key] = _convert(hints[key], value, source, f"{prefix}{key}")
     try:
         return cls(**arguments)

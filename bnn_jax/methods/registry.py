@@ -1,12 +1,11 @@
 """The methods by name: each is a module, or anything else, with ``fit`` and ``potential``."""
 
-import difflib
 import importlib
 from typing import Any, Protocol, runtime_checkable
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
-from bnn_jax.types import InputError, Potential, PRNGKey
+from bnn_jax.types import InputError, Potential, PRNGKey, nearest_name
 
 _HOMES = {
     "sghmc": "bnn_jax.methods.sghmc",
@@ -78,5 +77,5 @@ def get(name: str) -> Method:
     if name in _HOMES:
         module: Any = importlib.import_module(_HOMES[name])
         return module
-    (near,) = difflib.get_close_matches(str(name)[:40], names(), n=1, cutoff=0.0)
-    raise InputError(f"There is no method {str(name)[:40]!r}; the nearest is {near} (all: {', '.join(names())}).")
+    shown, near = nearest_name(name, names())
+    raise InputError(f"There is no method {shown!r}; the nearest is {near} (all: {', '.join(names())}).")

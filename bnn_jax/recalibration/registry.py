@@ -1,12 +1,11 @@
 """The methods by name."""
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
 from bnn_jax.recalibration import affine, conformal, isotonic, variance
 from bnn_jax.recalibration.validation import ScoreKind, ValidationSet
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, nearest_name
 
 Curve = variance.VarianceScaling | affine.Affine | isotonic.Isotonic | conformal.ConformalScaling
 """A fitted map from scores to standard deviations, or to half-widths of intervals."""
@@ -64,8 +63,7 @@ def find_method(name: str) -> Method:
         InputError: it is unknown; the nearest known one is told.
     """
     if name not in METHODS:
-        shown = " ".join(str(name)[:40].split())
-        near = difflib.get_close_matches(shown, METHODS, n=1, cutoff=0.0)[0]
+        shown, near = nearest_name(name, METHODS)
         raise InputError(
             f"Unknown recalibration method {shown!r}; the nearest known is {near!r} (there are {', '.join(METHODS)})."
         )

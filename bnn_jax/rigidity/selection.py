@@ -1,6 +1,5 @@
 """Choosing from a pool the structures whose labels would hold given predictions most firmly, and baselines of that."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from scipy.linalg import solve_triangular
 from tqdm import tqdm
 
 from bnn_jax.rigidity.rigidity import Hessian
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, nearest_name
 
 Rigidities = Float[np.ndarray, "... target"]
 
@@ -174,8 +173,7 @@ def _check_number(number: int, num_candidates: int) -> None:
 
 def _objective(name: str) -> Callable[[Rigidities], Float[np.ndarray, "..."]]:
     if name not in OBJECTIVES:
-        shown = " ".join(str(name)[:40].split())
-        near = difflib.get_close_matches(shown, OBJECTIVES, n=1, cutoff=0.0)[0]
+        shown, near = nearest_name(name, OBJECTIVES)
         raise InputError(
             f"Unknown objective {shown!r}; the nearest known is {near!r} (there are {', '.join(OBJECTIVES)})."
         )
