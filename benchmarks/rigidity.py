@@ -29,7 +29,7 @@ from benchmarks.timing import environment, head, median_ratio, paired, row
 from bnn_jax.atoms import Dataset, gather_batch
 from bnn_jax.model import with_readout
 from bnn_jax.rigidity import FormOptions, Network, SquareLoss, fit_rigidity, outputs
-from bnn_jax.rigidity.jacobian import jacobian_of_structure
+from bnn_jax.rigidity.jacobian import Derivative, jacobian_of_structure
 from bnn_jax.rigidity.network import last_layer
 
 ZETA = 1e-2
@@ -50,15 +50,18 @@ def compare_rows(preset: str, num_rounds: int) -> str:
     weights = last_layer(network)
     counts = np.diff(np.asarray(case.packed.edge_offset))
     sizes = (10, int(counts.max()))
-    index, names = jnp.int32(0), ("energy", "forces")
+    index = jnp.int32(0)
+    of_what = Derivative(network.apply, weights.put, outputs(network, ("energy", "forces")))
 
     @jax.jit
     def forces(vector: jax.Array) -> jax.Array:
-        return network.apply(weights.rebuild(vector), gather_batch(case.packed, index[None], *sizes).graph).forces
+        return network.apply(
+            weights.put(network.params, vector), gather_batch(case.packed, index[None], *sizes).graph
+        ).forces
 
     @jax.jit
     def rows(vector: jax.Array) -> jax.Array:
-        found = jacobian_of_structure(vector, case.packed, index, network, weights, outputs(network, names), sizes)[1]
+        found = jacobian_of_structure(network.params, vector, case.packed, index, of_what, sizes)[1]
         return found["forces"]
 
     @jax.jit

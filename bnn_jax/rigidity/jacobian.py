@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
 from bnn_jax.devices import sample_mesh
 from bnn_jax.rigidity.network import Network, OutputsFn, Weights
-from bnn_jax.types import AtomGraph
+from bnn_jax.types import AtomGraph, Params, Prediction
 
 PER_ATOM = ("forces", "atom_energies")
 """Outputs with an axis of atoms, padding included."""
@@ -36,8 +36,21 @@ class Jacobian(NamedTuple):
     """Their derivatives: the same axes, and one more of the weights."""
 
 
-def jacobians(network: Network, weights: Weights, dataset: Dataset, outputs_fn: OutputsFn) -> Iterator[Jacobian]:
+class Derivative(NamedTuple):
+    """Functions whose derivatives are taken; hashable, so that what is compiled for them is kept."""
+
+    apply: Callable[..., Prediction]
+    put: Callable[[Params, Float[Array, " parameter"]], Params]
+    """See :class:`bnn_jax.rigidity.network.Weights`."""
+    outputs_fn: OutputsFn
+
+
+def jacobians(
+    network: Network, weights: Weights, dataset: Dataset, outputs_fn: OutputsFn, first: int = 0
+) -> Iterator[Jacobian]:
     """Outputs and their derivatives by the weights for each structure, several at a time spread over devices.
+
+    What is compiled serves all networks of one potential, such as the samples of a posterior.
 
     Args:
         network: at whose weights to differentiate.
@@ -46,58 +59,75 @@ def jacobians(network: Network, weights: Weights, dataset: Dataset, outputs_fn: 
         outputs_fn: of one structure, from :func:`bnn_jax.rigidity.network.outputs` or one's own; outputs named in
             :data:`PER_ATOM` have a first axis of atoms. What it calls ``energy``, ``forces`` and ``stress`` is taken
             for the network's.
+        first: structure to begin with.
 
     Raises:
         InputError: a structure holds an element that the potential does not know.
     """
     packed = pack(dataset, network.cutoff, network.statistics.species, network.statistics.shifts, weights.vector.dtype)
     sizes = batch_size_needed(packed, np.arange(len(dataset))[:, None])
-    of_structure = partial(jacobian_of_structure, network=network, weights=weights, outputs_fn=outputs_fn, sizes=sizes)
-    shapes = jax.eval_shape(of_structure, weights.vector, packed, jnp.int32(0))[1]
+    of_what = Derivative(network.apply, weights.put, outputs_fn)
+    of_one = partial(jacobian_of_structure, of_what=of_what, sizes=sizes)
+    shapes = jax.eval_shape(of_one, network.params, weights.vector, packed, jnp.int32(0))[1]
     num_elements = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     at_once = int(np.clip(ELEMENTS_AT_ONCE // num_elements, 1, 64))
     mesh = sample_mesh(min(at_once, len(jax.local_devices())))
     at_once = -(-at_once // mesh.size) * mesh.size
-    each, everywhere = PartitionSpec("sample"), PartitionSpec()
-
-    @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, everywhere, each), out_specs=each, check_vma=False)
-    def of_many(vector: Array, packed: PackedData, indices: Array) -> Any:
-        return jax.lax.map(lambda index: of_structure(vector, packed, index), indices)
-
-    vector, on_device = jax.device_put((weights.vector, packed), NamedSharding(mesh, everywhere))
-    plan = np.full((-(-len(dataset) // at_once), at_once), -1, np.int32)
-    plan.reshape(-1)[: len(dataset)] = np.arange(len(dataset))
+    arrays = jax.device_put((network.params, weights.vector, packed), NamedSharding(mesh, PartitionSpec()))
+    length = len(dataset) - first
+    plan = np.full((-(-length // at_once), at_once), -1, np.int32)
+    plan.reshape(-1)[:length] = np.arange(first, len(dataset))
     for indices in tqdm(plan, desc="derivatives", unit="batch", delay=5, disable=None):
-        values, rows = jax.device_get(of_many(vector, on_device, indices))
+        values, rows = jax.device_get(_of_many(*arrays, indices, of_what, sizes, mesh))
         for place, index in enumerate(indices[indices >= 0]):
             atoms = int(dataset.num_atoms[index])
             yield Jacobian(_cut(values, place, atoms), _cut(rows, place, atoms))
 
 
+@partial(jax.jit, static_argnames=("of_what", "sizes", "mesh"))
+def _of_many(
+    params: Params,
+    vector: Array,
+    packed: PackedData,
+    indices: Array,
+    of_what: Derivative,
+    sizes: tuple[int, int],
+    mesh: Mesh,
+) -> Any:
+    each, everywhere = PartitionSpec("sample"), PartitionSpec()
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere,) * 3 + (each,), out_specs=each, check_vma=False)
+    def spread(params: Params, vector: Array, packed: PackedData, indices: Array) -> Any:
+        return jax.lax.map(lambda index: jacobian_of_structure(params, vector, packed, index, of_what, sizes), indices)
+
+    return spread(params, vector, packed, indices)
+
+
 def jacobian_of_structure(
+    params: Params,
     vector: Float[Array, " parameter"],
     packed: PackedData,
     index: Int[Array, ""],
-    network: Network,
-    weights: Weights,
-    outputs_fn: OutputsFn,
+    of_what: Derivative,
     sizes: tuple[int, int],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Outputs of one structure and their derivatives, padded; pure, for use in other compiled functions.
 
     Args:
+        params: of the network.
         vector: the free weights.
         packed: the data set.
         index: of the structure; a negative one is empty.
-        network: whose potential predicts.
-        weights: that are free.
-        outputs_fn: see :func:`jacobians`.
+        of_what: what to differentiate.
         sizes: padded numbers of nodes and edges.
     """
     graph = gather_batch(packed, index[None], *sizes).graph
-    values = dict(outputs_fn(weights.rebuild(vector), graph))
-    energy_gradient = _energy_gradient(network, weights)
+
+    def predict(vector: Array) -> dict[str, Array]:
+        return dict(of_what.outputs_fn(of_what.put(params, vector), graph))
+
+    values = predict(vector)
+    energy_gradient = _energy_gradient(of_what, params)
     rows: dict[str, Array] = {}
     if "energy" in values:
         rows["energy"] = energy_gradient(vector, graph)[None]
@@ -112,15 +142,15 @@ def jacobian_of_structure(
         rows["stress"] = _over_volume(graph, pushed.reshape(3, 3, -1))
     others = {name: value for name, value in values.items() if name not in rows}
     if others:
-        rows |= _rows_of(lambda vector: _only(outputs_fn(weights.rebuild(vector), graph), others), vector)
+        rows |= _rows_of(lambda vector: _only(predict(vector), others), vector)
     return values, rows
 
 
-def _energy_gradient(network: Network, weights: Weights) -> Callable[[Array, AtomGraph], Array]:
+def _energy_gradient(of_what: Derivative, params: Params) -> Callable[[Array, AtomGraph], Array]:
     """Of the total energy by the free weights."""
 
     def energy(vector: Array, graph: AtomGraph) -> Array:
-        return network.apply(weights.rebuild(vector), graph).energy[0]
+        return of_what.apply(of_what.put(params, vector), graph).energy[0]
 
     return jax.grad(energy)
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from bnn_jax.rigidity.gauss_newton import absolute_zeta
 from bnn_jax.types import InputError
 
-RowsFn = Callable[[], Iterator[Float[np.ndarray, "_row parameter"]]]
-"""Gives the weighted rows from the beginning, structure by structure, as often as it is called."""
+RowsFn = Callable[[int], Iterator[Float[np.ndarray, "_row parameter"]]]
+"""Gives the weighted rows, structure by structure from the one with the given index on, as often as it is called."""
 MAX_BYTES = 2_000_000_000
 """Of the rows that are held at a time."""
 COLUMNS_AT_ONCE = 2**15
@@ -41,7 +41,7 @@ class KernelHessian(NamedTuple):
     def matvec(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, "target parameter"]:
         """H v of several vectors."""
         result = self.zeta**2 * np.asarray(vectors, np.float64)
-        for block in self._blocks():
+        for _, block in blocks(self.rows_fn(0), self.max_bytes):
             result += _product(vectors, block) @ block
         return result
 
@@ -50,7 +50,7 @@ class KernelHessian(NamedTuple):
         vectors = np.asarray(vectors, np.float64)
         inner = cho_solve((self.factor, True), self._against(vectors))
         result, first = vectors.copy(), 0
-        for block in self._blocks():
+        for _, block in blocks(self.rows_fn(0), self.max_bytes):
             result -= inner[first : first + len(block)].T @ block
             first += len(block)
         return result / self.zeta**2
@@ -79,17 +79,14 @@ class KernelHessian(NamedTuple):
         across = self._against(rows)
         kernel = np.block([[self.kernel, across], [across.T, _product(rows, rows)]])
 
-        def more() -> Iterator[np.ndarray]:
-            yield from self.rows_fn()
+        def more(first: int) -> Iterator[np.ndarray]:
+            yield from self.rows_fn(first)
             yield rows
 
         return type(self)(more, self.zeta, kernel, _factor(kernel, self.zeta), self.num_weights, self.max_bytes)
 
     def _against(self, vectors: np.ndarray) -> Float[np.ndarray, "row target"]:
-        return np.concatenate([_product(block, vectors) for block in self._blocks()])
-
-    def _blocks(self) -> Iterator[np.ndarray]:
-        return blocks(self.rows_fn(), self.max_bytes)
+        return np.concatenate([_product(block, vectors) for _, block in blocks(self.rows_fn(0), self.max_bytes)])
 
 
 def kernel_hessian(
@@ -111,22 +108,24 @@ def kernel_hessian(
     if not (np.isfinite(zeta) and zeta > 0):
         raise InputError(f"zeta is {zeta}; more weights than rows need one above 0.")
     parts: dict[tuple[int, int], np.ndarray] = {}
-    num_blocks, num_weights = 1, 0
+    first, num_weights = [0], 0  # structure that each block begins with
     with tqdm(desc="kernel", unit="block", delay=5, disable=None) as bar:
         i = 0
-        while i < num_blocks:
+        while i == 0 or i < len(first) - 1:
             held: np.ndarray | None = None
-            for j, block in enumerate(blocks(rows_fn(), max_bytes)):
-                num_blocks, num_weights = max(num_blocks, j + 1), block.shape[1]
-                bar.total = num_blocks * (num_blocks + 1) // 2
-                if j >= i:
-                    held = block if held is None else held
-                    parts[j, i] = _product(block, held)
-                    parts[i, j] = parts[j, i].T
-                    bar.update()
+            for j, (size, block) in enumerate(blocks(rows_fn(first[i]), max_bytes), i):
+                if i == 0:
+                    first.append(first[-1] + size)
+                    num_weights = block.shape[1]
+                bar.total = (len(first) - 1) * len(first) // 2
+                held = block if held is None else held
+                parts[j, i] = _product(block, held)
+                parts[i, j] = parts[j, i].T
+                bar.update()
             i += 1
     if not parts:
         raise InputError("There are no labelled structures to make a Hessian of; give some.")
+    num_blocks = len(first) - 1
     kernel = np.block([[parts[i, j] for j in range(num_blocks)] for i in range(num_blocks)])
     if zeta_is_relative:
         zeta = absolute_zeta(zeta, float(np.trace(kernel)), num_weights)
@@ -144,8 +143,8 @@ def _product(
     return total
 
 
-def blocks(rows: Iterator[np.ndarray], max_bytes: int) -> Iterator[Float[np.ndarray, "_row parameter"]]:
-    """Rows of several structures together, half as many bytes as may be held.
+def blocks(rows: Iterator[np.ndarray], max_bytes: int) -> Iterator[tuple[int, Float[np.ndarray, "_row parameter"]]]:
+    """Rows of several structures together, half as many bytes as may be held, and the number of these structures.
 
     Args:
         rows: of each structure.
@@ -155,12 +154,12 @@ def blocks(rows: Iterator[np.ndarray], max_bytes: int) -> Iterator[Float[np.ndar
     size = 0
     for each in rows:
         if held and size + each.nbytes > max_bytes / 2:
-            yield np.concatenate(held)
+            yield len(held), np.concatenate(held)
             held, size = [], 0
         held.append(each)
         size += each.nbytes
     if held:
-        yield np.concatenate(held)
+        yield len(held), np.concatenate(held)
 
 
 def _factor(kernel: np.ndarray, zeta: float) -> np.ndarray:

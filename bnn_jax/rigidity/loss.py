@@ -67,7 +67,11 @@ def names_of(loss: Loss) -> tuple[str, ...]:
 
 
 def weighted_rows(
-    jacobians: Iterable[Jacobian], dataset: Dataset, shifts: Float[np.ndarray, " structure"], loss: Loss
+    jacobians: Iterable[Jacobian],
+    dataset: Dataset,
+    shifts: Float[np.ndarray, " structure"],
+    loss: Loss,
+    first: int = 0,
 ) -> Iterator[Float[np.ndarray, "_row parameter"]]:
     r"""Rows of each structure whose squares add up to the Gauss-Newton Hessian, :math:`H = \sum A^T A`.
 
@@ -75,10 +79,11 @@ def weighted_rows(
     does not count.
 
     Args:
-        jacobians: of the structures, in order, with the outputs of :func:`names_of`.
+        jacobians: of the structures from ``first`` on, in order, with the outputs of :func:`names_of`.
         dataset: with labels.
         shifts: sums of the atomic shifts, in eV; only a loss that is not square looks at them.
         loss: that the network was trained on.
+        first: structure that the derivatives begin with.
 
     Raises:
         InputError: the loss is not convex in the predictions, or a derivative is not finite.
@@ -86,7 +91,7 @@ def weighted_rows(
     Reference: Chong et al. (2024), eq. 6 and 9.
     """
     curvature = None if isinstance(loss, SquareLoss) else _curvature(loss)
-    for i, jacobian in enumerate(jacobians):
+    for i, jacobian in enumerate(jacobians, first):
         atoms = slice(dataset.offsets[i], dataset.offsets[i + 1])
         if isinstance(loss, SquareLoss):
             rows = _square_rows(jacobian, dataset, i, atoms, loss)

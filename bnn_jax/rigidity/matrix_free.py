@@ -10,16 +10,17 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
 from bnn_jax.devices import sample_mesh
+from bnn_jax.rigidity.jacobian import Derivative
 from bnn_jax.rigidity.loss import SquareLoss
 from bnn_jax.rigidity.network import Network, Weights, outputs
-from bnn_jax.types import Batch, InputError
+from bnn_jax.types import Batch, InputError, Params
 
 MAX_ITERATIONS = 1000
 VECTORS_AT_ONCE = 8
@@ -252,35 +253,46 @@ def gauss_newton_product(network: Network, weights: Weights, dataset: Dataset, l
     mesh = sample_mesh(min(len(dataset), len(jax.local_devices())))
     plan = np.full((-(-len(dataset) // mesh.size), mesh.size), -1, np.int32)
     plan.reshape(-1)[: len(dataset)] = np.arange(len(dataset))
-    outputs_fn, each, everywhere = outputs(network, loss.names), PartitionSpec("sample"), PartitionSpec()
+    of_what = Derivative(network.apply, weights.put, outputs(network, loss.names))
+    arrays = jax.device_put((network.params, weights.vector, packed), NamedSharding(mesh, PartitionSpec()))
 
-    def of_structure(vector: Array, packed: PackedData, index: Int[Array, " one"], along: Array) -> Array:
+    def product(vectors: Vectors) -> Vectors:
+        along = jnp.asarray(vectors, weights.vector.dtype)
+        total = np.zeros(vectors.shape)
+        for indices in plan:
+            total += np.asarray(_product_of_some(*arrays, indices, along, of_what, loss, sizes, mesh), np.float64)
+        return total
+
+    return product
+
+
+@partial(jax.jit, static_argnames=("of_what", "loss", "sizes", "mesh"))
+def _product_of_some(
+    params: Params,
+    vector: Array,
+    packed: PackedData,
+    indices: Array,
+    along: Array,
+    of_what: Derivative,
+    loss: SquareLoss,
+    sizes: tuple[int, int],
+    mesh: Mesh,
+) -> Array:
+    """Of one structure on each device, added up."""
+    each, everywhere = PartitionSpec("sample"), PartitionSpec()
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(*[everywhere] * 4, each), out_specs=everywhere, check_vma=False)
+    def spread(params: Params, vector: Array, packed: PackedData, along: Array, index: Array) -> Array:
         batch = gather_batch(packed, index, *sizes)
-        _, push = jax.linearize(lambda vector: outputs_fn(weights.rebuild(vector), batch.graph), vector)
+        _, push = jax.linearize(lambda vector: of_what.outputs_fn(of_what.put(params, vector), batch.graph), vector)
         pull = jax.linear_transpose(push, vector)
 
         def product(direction: Array) -> Array:
             return pull(_weighed(push(direction), batch, loss))[0]
 
-        return jax.lax.map(product, along, batch_size=min(VECTORS_AT_ONCE, len(along)))
+        return jax.lax.psum(jax.lax.map(product, along, batch_size=min(VECTORS_AT_ONCE, len(along))), "sample")
 
-    in_specs = everywhere, everywhere, each, everywhere
-
-    @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=in_specs, out_specs=everywhere, check_vma=False)
-    def of_some(vector: Array, packed: PackedData, index: Array, along: Array) -> Array:
-        return jax.lax.psum(of_structure(vector, packed, index, along), "sample")
-
-    vector, on_device = jax.device_put((weights.vector, packed), NamedSharding(mesh, everywhere))
-
-    def product(vectors: Vectors) -> Vectors:
-        along = jnp.asarray(vectors, vector.dtype)
-        total = np.zeros(vectors.shape)
-        for indices in plan:
-            total += np.asarray(of_some(vector, on_device, indices, along), np.float64)
-        return total
-
-    return product
+    return spread(params, vector, packed, along, indices)
 
 
 def _weighed(tangents: dict[str, Array], batch: Batch, loss: SquareLoss) -> dict[str, Array]:

@@ -172,9 +172,9 @@ def fit_rigidity(
     shifts = network.statistics.shifts[np.searchsorted(network.statistics.species, train.numbers)]
     sums = np.add.reduceat(shifts, train.offsets[:-1])
 
-    def rows_fn() -> Iterator[np.ndarray]:
-        derivatives = jacobians(network, weights, train, outputs(network, names))
-        return weighted_rows(derivatives, train, sums, loss)
+    def rows_fn(first: int = 0) -> Iterator[np.ndarray]:
+        derivatives = jacobians(network, weights, train, outputs(network, names), first)
+        return weighted_rows(derivatives, train, sums, loss, first)
 
     sketch = None
     if form == "kernel":

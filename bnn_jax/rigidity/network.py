@@ -1,6 +1,7 @@
 """What a rigidity is of: one network, and those of its weights that the loss is curved in."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -31,19 +32,23 @@ class Weights(NamedTuple):
     """Those weights of a network that are free; the others stay as they are."""
 
     vector: Float[Array, " parameter"]
-    rebuild: Callable[[Float[Array, " parameter"]], Params]
-    """All parameters, given the free ones."""
+    put: Callable[[Params, Float[Array, " parameter"]], Params]
+    """``put(params, vector)``: parameters with other free ones. It knows no network, so that what is compiled with it
+    serves all samples of a posterior."""
 
 
 def all_weights(network: Network) -> Weights:
     """Every weight, as the Hessian of the full network has it (Chong et al. 2024, eq. 3)."""
-    vector, rebuild = ravel_pytree(network.params)
-    return Weights(vector, rebuild)
+    return Weights(ravel_pytree(network.params)[0], _put_all)
 
 
 def last_layer(network: Network) -> Weights:
     """The weights of the energy readout, which energies and forces are linear in (Chong et al. 2024, eq. 7)."""
-    return Weights(readout(network.params), lambda vector: with_readout(network.params, vector))
+    return Weights(readout(network.params), with_readout)
+
+
+def _put_all(params: Params, vector: Float[Array, " parameter"]) -> Params:
+    return ravel_pytree(params)[1](vector)
 
 
 def outputs(network: Network, names: tuple[str, ...]) -> OutputsFn:
@@ -53,10 +58,17 @@ def outputs(network: Network, names: tuple[str, ...]) -> OutputsFn:
         network: whose potential predicts.
         names: of ``energy`` [1], ``forces`` [atom, 3], ``stress`` [3, 3] and ``atom_energies`` [atom], in eV and
             Angstrom.
-    """
 
+    Returns:
+        The same function for the same potential and names.
+    """
+    return _outputs(network.apply, names)
+
+
+@lru_cache(maxsize=64)
+def _outputs(apply: Callable[..., Prediction], names: tuple[str, ...]) -> OutputsFn:
     def outputs_fn(params: Params, graph: AtomGraph) -> dict[str, Array]:
-        prediction = network.apply(params, graph)
+        prediction = apply(params, graph)
         stress = jnp.zeros((2, 3, 3)) if prediction.stress is None else prediction.stress
         found = {
             "energy": prediction.energy[:1],

@@ -28,7 +28,9 @@ from bnn_jax.rigidity import (
     prediction_rigidity,
     weighted_rows,
 )
+from bnn_jax.rigidity.jacobian import _of_many
 from bnn_jax.rigidity.loss import names_of
+from bnn_jax.rigidity.matrix_free import _product_of_some
 from bnn_jax.types import InputError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -57,7 +59,7 @@ def test_rows_equal_finite_differences(choose) -> None:
     found = jacobians(net, weights, dataset, outputs(net, (*NAMES, "stress")))
 
     def values(sign: float) -> list[dict]:
-        moved = net._replace(params=weights.rebuild(weights.vector + sign * step * along))
+        moved = net._replace(params=weights.put(net.params, weights.vector + sign * step * along))
         zero = choose(moved)
         return [each.values for each in jacobians(moved, zero, dataset, outputs(moved, (*NAMES, "stress")))]
 
@@ -124,14 +126,15 @@ def test_matrix_free_equals_dense_on_a_nequip() -> None:
     net, dataset = network(), Dataset.from_atoms(STRUCTURES)
     loss, weights, zeta = SquareLoss(energy=1.0, forces=1.0), all_weights(net), 0.1
 
-    def rows():
-        jacobian = jacobians(net, weights, dataset, outputs(net, loss.names))
-        return weighted_rows(jacobian, dataset, shift_sums(dataset, net), loss)
+    def rows(first: int = 0):
+        jacobian = jacobians(net, weights, dataset, outputs(net, loss.names), first)
+        return weighted_rows(jacobian, dataset, shift_sums(dataset, net), loss, first)
 
     target = Dataset.from_atoms(labelled_series(water(), 2, seed=80))
     g = np.vstack([each.rows["energy"] for each in jacobians(net, weights, target, outputs(net, NAMES))])
     exact = prediction_rigidity(g, dense_hessian(rows(), zeta))
-    np.testing.assert_allclose(prediction_rigidity(g, kernel_hessian(rows, zeta)), exact, rtol=1e-8)
+    for max_bytes in (2_000_000_000, 1):  # all at once; each structure a block of its own
+        np.testing.assert_allclose(prediction_rigidity(g, kernel_hessian(rows, zeta, max_bytes)), exact, rtol=1e-8)
     product = gauss_newton_product(net, weights, dataset, loss)
     free = matrix_free_hessian(product, len(weights.vector), zeta, num_directions=20, tolerance=1e-8)
     np.testing.assert_allclose(prediction_rigidity(g, free), exact, rtol=1e-4)
@@ -215,3 +218,23 @@ def test_several_devices_give_what_one_gives(tmp_path: Path) -> None:
         results.append(np.load(out))
     np.testing.assert_allclose(results[1]["rows"], results[0]["rows"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(results[1]["product"], results[0]["product"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("choose", [all_weights, last_layer])
+def test_samples_of_a_posterior_share_what_is_compiled(choose) -> None:
+    posterior = random_posterior(STRUCTURES, num_samples=3, dtype=jnp.float64)
+    dataset = Dataset.from_atoms(STRUCTURES)
+    loss = SquareLoss(energy=1.0, forces=1.0)
+
+    def rows_and_product(k: int) -> tuple[np.ndarray, np.ndarray]:
+        net = posterior.network(k)
+        weights = choose(net)
+        rows = np.vstack([each.rows["energy"] for each in jacobians(net, weights, dataset, outputs(net, NAMES))])
+        return rows, gauss_newton_product(net, weights, dataset, loss)(np.ones((1, len(weights.vector))))
+
+    first = rows_and_product(0)
+    sizes = _of_many._cache_size(), _product_of_some._cache_size()
+    for k in (1, 2):
+        for one, other in zip(first, rows_and_product(k), strict=True):
+            assert not np.allclose(one, other)
+    assert (_of_many._cache_size(), _product_of_some._cache_size()) == sizes

@@ -24,7 +24,7 @@ HESSIAN = dense_hessian(TRAIN, ZETA)
 OBJECTIVES = {"mean": np.mean, "minimum": np.min, "logarithm": lambda rigidity: np.mean(np.log(rigidity))}
 FORMS = {
     "dense": lambda: HESSIAN,
-    "kernel": lambda: kernel_hessian(lambda: iter(TRAIN), ZETA),
+    "kernel": lambda: kernel_hessian(lambda first: iter(TRAIN[first:]), ZETA),
     "matrix free": lambda: matrix_free_hessian(
         lambda vectors: vectors @ np.vstack(TRAIN).T @ np.vstack(TRAIN), WIDTH, ZETA, tolerance=1e-13
     ),
