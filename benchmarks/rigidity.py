@@ -61,8 +61,8 @@ def compare_rows(preset: str, num_rounds: int) -> str:
 
     @jax.jit
     def rows(vector: jax.Array) -> jax.Array:
-        found = jacobian_of_structure(network.params, vector, case.packed, index, of_what, sizes)[1]
-        return found["forces"]
+        graph = gather_batch(case.packed, index[None], *sizes).graph
+        return jacobian_of_structure(network.params, vector, graph, of_what)[1]["forces"]
 
     @jax.jit
     def one_feature(direction: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import cho_solve, cholesky, eigh
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
 from bnn_jax.types import InputError
 
@@ -81,7 +81,7 @@ class DenseHessian(NamedTuple):
 
     def quadratic(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, " target"]:
         """v^T H^-1 v of several vectors."""
-        return np.einsum("tp,tp->t", vectors, self.solve(vectors))
+        return np.sum(solve_triangular(self.factor, np.asarray(vectors, np.float64).T, lower=True) ** 2, axis=0)
 
     def logdet(self) -> float:
         """Logarithm of the determinant."""

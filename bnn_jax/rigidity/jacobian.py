@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
@@ -21,6 +21,8 @@ PER_ATOM = ("forces", "atom_energies")
 """Outputs with an axis of atoms, padding included."""
 ELEMENTS_AT_ONCE = 2**24
 """Of the derivatives that one call makes: 64 MB in single precision."""
+MOST_AT_ONCE = 16
+"""Structures of one call, the last of which may be filled up with empty ones."""
 ROWS_AT_ONCE = 32
 """Reverse passes under one ``vmap``."""
 TANGENTS_AT_ONCE = 4
@@ -67,61 +69,57 @@ def jacobians(
     packed = pack(dataset, network.cutoff, network.statistics.species, network.statistics.shifts, weights.vector.dtype)
     sizes = batch_size_needed(packed, np.arange(len(dataset))[:, None])
     of_what = Derivative(network.apply, weights.put, outputs_fn)
-    of_one = partial(jacobian_of_structure, of_what=of_what, sizes=sizes)
-    shapes = jax.eval_shape(of_one, network.params, weights.vector, packed, jnp.int32(0))[1]
+    graph = jax.eval_shape(lambda: gather_batch(packed, jnp.zeros(1, int), *sizes).graph)
+    of_one = partial(jacobian_of_structure, of_what=of_what)
+    shapes = jax.eval_shape(of_one, network.params, weights.vector, graph)[1]
     num_elements = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    at_once = int(np.clip(ELEMENTS_AT_ONCE // num_elements, 1, 64))
+    at_once = int(np.clip(ELEMENTS_AT_ONCE // num_elements, 1, MOST_AT_ONCE))
     mesh = sample_mesh(min(at_once, len(jax.local_devices())))
     at_once = -(-at_once // mesh.size) * mesh.size
-    arrays = jax.device_put((network.params, weights.vector, packed), NamedSharding(mesh, PartitionSpec()))
+    params, vector, packed = jax.device_put(
+        (network.params, weights.vector, packed), NamedSharding(mesh, PartitionSpec())
+    )
     length = len(dataset) - first
     plan = np.full((-(-length // at_once), at_once), -1, np.int32)
     plan.reshape(-1)[:length] = np.arange(first, len(dataset))
     for indices in tqdm(plan, desc="derivatives", unit="batch", delay=5, disable=None):
-        values, rows = jax.device_get(_of_many(*arrays, indices, of_what, sizes, mesh))
+        values, rows = jax.device_get(_of_many(params, vector, _gathered(packed, indices, sizes), of_what, mesh))
         for place, index in enumerate(indices[indices >= 0]):
             atoms = int(dataset.num_atoms[index])
             yield Jacobian(_cut(values, place, atoms), _cut(rows, place, atoms))
 
 
-@partial(jax.jit, static_argnames=("of_what", "sizes", "mesh"))
-def _of_many(
-    params: Params,
-    vector: Array,
-    packed: PackedData,
-    indices: Array,
-    of_what: Derivative,
-    sizes: tuple[int, int],
-    mesh: Mesh,
-) -> Any:
+@partial(jax.jit, static_argnames="sizes")
+def _gathered(packed: PackedData, indices: Array, sizes: tuple[int, int]) -> AtomGraph:
+    """Graphs of one structure each; apart from what they are for, which takes long to compile for each data set."""
+    return jax.vmap(lambda index: gather_batch(packed, index[None], *sizes).graph)(indices)
+
+
+@partial(jax.jit, static_argnames=("of_what", "mesh"))
+def _of_many(params: Params, vector: Array, graphs: AtomGraph, of_what: Derivative, mesh: Mesh) -> Any:
     each, everywhere = PartitionSpec("sample"), PartitionSpec()
 
-    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere,) * 3 + (each,), out_specs=each, check_vma=False)
-    def spread(params: Params, vector: Array, packed: PackedData, indices: Array) -> Any:
-        return jax.lax.map(lambda index: jacobian_of_structure(params, vector, packed, index, of_what, sizes), indices)
+    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, everywhere, each), out_specs=each, check_vma=False)
+    def spread(params: Params, vector: Array, graphs: AtomGraph) -> Any:
+        return jax.lax.map(lambda graph: jacobian_of_structure(params, vector, graph, of_what), graphs)
 
-    return spread(params, vector, packed, indices)
+    return spread(params, vector, graphs)
 
 
 def jacobian_of_structure(
     params: Params,
     vector: Float[Array, " parameter"],
-    packed: PackedData,
-    index: Int[Array, ""],
+    graph: AtomGraph,
     of_what: Derivative,
-    sizes: tuple[int, int],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Outputs of one structure and their derivatives, padded; pure, for use in other compiled functions.
 
     Args:
         params: of the network.
         vector: the free weights.
-        packed: the data set.
-        index: of the structure; a negative one is empty.
+        graph: of one structure and padding.
         of_what: what to differentiate.
-        sizes: padded numbers of nodes and edges.
     """
-    graph = gather_batch(packed, index[None], *sizes).graph
 
     def predict(vector: Array) -> dict[str, Array]:
         return dict(of_what.outputs_fn(of_what.put(params, vector), graph))
