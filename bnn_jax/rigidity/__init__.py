@@ -1,5 +1,6 @@
 """Prediction rigidities: how firmly the training set holds a prediction in place (Chong et al. 2024)."""
 
+from bnn_jax.rigidity.conventions import CONVENTIONS, Convention
 from bnn_jax.rigidity.embedding import (
     BUFFER_STD,
     CLOSE_CONTACT,
@@ -24,6 +25,8 @@ from bnn_jax.rigidity.sketch import Sketch, draw_sketch
 __all__ = [
     "BUFFER_STD",
     "CLOSE_CONTACT",
+    "CONVENTIONS",
+    "Convention",
     "DenseHessian",
     "Embedding",
     "FormOptions",

@@ -10,6 +10,7 @@ from systems import labelled_series, silicon, water
 import bnn_jax
 from bnn_jax import Dataset
 from bnn_jax.rigidity import (
+    CONVENTIONS,
     FormOptions,
     SquareLoss,
     fit_rigidity,
@@ -106,6 +107,22 @@ def test_no_components_of_a_sketch(network) -> None:
     model = fit_rigidity(network, TRAIN, LOSS, 0.3, "sketched", options=FormOptions(num_buckets=50))
     with pytest.raises(InputError, match="sketch mixes the weights"):
         model.of_components(TEST, {"all": slice(None)})
+
+
+def test_conventions_of_the_paper_differ_as_its_code_does(network) -> None:
+    """Rows of section 4.1 are sums over atoms, those of section 5.1 means; section 6 has forces alone."""
+    found = {name: fit_rigidity(network, TRAIN, *CONVENTIONS[name][:2]) for name in ("4.1", "5.1", "6")}
+    matrices = {name: model.hessian.matrix - model.zeta**2 * np.eye(4) for name, model in found.items()}
+    np.testing.assert_allclose(matrices["5.1"] * 9, matrices["4.1"], rtol=1e-7)  # three atoms
+    assert [round(model.zeta**2, 14) for model in found.values()] == [1e-5, 1e-3, 2.5e-11]
+    forces = np.vstack(
+        [
+            each.rows["forces"].reshape(-1, 4)
+            for each in jacobians(network, last_layer(network), TRAIN, outputs(network, ("forces",)))
+        ]
+    )
+    np.testing.assert_allclose(matrices["6"], forces.T @ forces, rtol=1e-9)
+    assert [name for name, each in CONVENTIONS.items() if each.per_atom] == ["5.1", "5.2", "6"]
 
 
 def test_it_is_a_public_room() -> None:
