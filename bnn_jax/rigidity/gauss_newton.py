@@ -1,6 +1,6 @@
 """The Gauss-Newton Hessian as one matrix: of a last layer, or of all weights where they are few."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -8,6 +8,9 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
 from bnn_jax.types import InputError
+
+ROWS_AT_ONCE = 1024
+"""Whose products are added up together."""
 
 
 def last_layer_precision(
@@ -53,12 +56,25 @@ def gauss_newton_matrix(
     Reference: Chong et al. (2024), eq. 6.
     """
     total: np.ndarray | None = None
-    for each in rows:
-        each = np.asarray(each, np.float64)
-        total = each.T @ each if total is None else total + each.T @ each
+    for block in _blocks(rows):
+        total = block.T @ block if total is None else total + block.T @ block
     if total is None:
         raise InputError("There are no labelled structures to make a Hessian of; give some.")
     return total
+
+
+def _blocks(
+    rows: Iterable[Float[np.ndarray, "_row parameter"]],
+) -> Iterator[Float[np.ndarray, "_row parameter"]]:
+    """Rows of so many structures together that their product costs more than adding it up."""
+    held: list[np.ndarray] = []
+    for each in rows:
+        held.append(np.asarray(each, np.float64))
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 class DenseHessian(NamedTuple):
