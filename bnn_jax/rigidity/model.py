@@ -74,6 +74,20 @@ class RigidityModel(NamedTuple):
         """
         return self._of(structures, "forces").reshape(-1, 3)
 
+    def stress(self, structures: Dataset) -> Float[np.ndarray, "structure 3 3"]:
+        """Rigidities of stress components.
+
+        Args:
+            structures: what to predict, each with a cell.
+
+        Raises:
+            InputError: a structure has no cell, and so no stress.
+        """
+        has_none = np.linalg.det(structures.cell) == 0
+        if has_none.any():
+            raise InputError(f"Structure {int(np.argmax(has_none))} has no cell, and so no stress; leave it out.")
+        return self._of(structures, "stress").reshape(-1, 3, 3)
+
     def of_components(
         self, structures: Dataset, slices: Mapping[str, slice], per_atom: bool = False
     ) -> dict[str, Float[np.ndarray, " structure"]]:

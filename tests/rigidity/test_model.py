@@ -103,6 +103,19 @@ def test_an_element_unknown_to_the_network(network) -> None:
         model.atoms(Dataset.from_atoms([silicon()]))
 
 
+def test_rigidities_of_a_stress_are_those_of_its_derivatives() -> None:
+    crystals = Dataset.from_atoms(labelled_series(silicon(), 3))
+    net = random_posterior(labelled_series(silicon(), 3), num_samples=1, dtype=jnp.float64).network()
+    model = fit_rigidity(net, crystals, LOSS, 0.3)
+    rows = [each.rows["stress"] for each in jacobians(net, last_layer(net), crystals, outputs(net, ("stress",)))]
+    expected = prediction_rigidity(np.stack(rows).reshape(27, -1), model.hessian).reshape(3, 3, 3)
+    np.testing.assert_allclose(model.stress(crystals), expected, rtol=1e-9)
+    np.testing.assert_allclose(expected, expected.swapaxes(1, 2), rtol=1e-6)
+    mixed = Dataset.from_atoms([*labelled_series(silicon(), 1), *labelled_series(water(), 1)])
+    with pytest.raises(InputError, match="Structure 1 has no cell, and so no stress"):
+        model.stress(mixed)
+
+
 def test_no_components_of_a_sketch(network) -> None:
     model = fit_rigidity(network, TRAIN, LOSS, 0.3, "sketched", options=FormOptions(num_buckets=50))
     with pytest.raises(InputError, match="sketch mixes the weights"):
