@@ -393,6 +393,31 @@ def test_rigidity_writes_structures_and_a_picture(kind, form, run, files, tmp_pa
     assert "exists already; give --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["local", "component"])
+def test_rigidity_in_a_file_for_chemiscope(kind, run, files, tmp_path, capsys):
+    pytest.importorskip("chemiscope", reason="the extra chemiscope is not installed")
+    out, view = tmp_path / "judged.xyz", tmp_path / "view.json"
+    assert main(["rigidity", str(run), files["test"], str(out), "--kind", kind, "--chemiscope", str(view)]) == 0
+    assert "view.json: open it at https://chemiscope.org." in capsys.readouterr().out
+    found, frames = json.loads(view.read_text()), ase.io.read(out, ":")
+    if kind == "local":
+        shown = found["properties"]["log10 local_rigidity, 1/eV²"]
+        expected = np.concatenate([frame.arrays["local_rigidity"] for frame in frames])
+        assert len(found["environments"]) == len(expected) and shown["target"] == "atom"
+    else:
+        shown = found["properties"]["log10 rigidity_N, 1/eV²"]
+        expected = np.array([frame.info["rigidity_N"] for frame in frames])
+    np.testing.assert_allclose(shown["values"], np.log10(expected), atol=1e-6)
+
+
+def test_chemiscope_that_is_not_installed(run, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "chemiscope", None)
+    arguments = ["rigidity", str(run), files["test"], str(tmp_path / "a.xyz"), "--chemiscope", str(tmp_path / "a.json")]
+    assert main(arguments) == 2
+    assert "chemiscope is not installed; pip install 'bnn_jax[chemiscope]'." in capsys.readouterr().err
+    assert not list(tmp_path.glob("a.*"))
+
+
 def test_rigidity_needs_the_training_set(run, files, tmp_path, capsys):
     file = tmp_path / "posterior.safetensors"
     file.write_bytes((run / "posterior.safetensors").read_bytes())

@@ -441,6 +441,7 @@ CASES: dict[str, Case] = {
     "rigidity weights": rigidity(
         r"Every weight of the loss is zero", "--energy-weight", "0", "--forces-weight", "0", train=True
     ),
+    "rigidity viewer": rigidity(r"view\.html is no name for chemiscope; let it end", "--chemiscope", "view.html"),
     "rigidity element": rigidity_of_an_unknown_element,
     # compare
     "compared method": compare(r"There is no method 'bagging'", "--methods", "bagging"),

@@ -163,8 +163,10 @@ class Rigidity:
     """Of what matrix-free and sketched draw."""
     train: Annotated[str | None, arg(metavar="PATH", help_behavior_hint=QUIET)] = None
     """Training set, if not as the run's record says."""
+    chemiscope: Annotated[str | None, arg(metavar="FILE", help_behavior_hint=QUIET)] = None
+    """Also a .json or .json.gz file for the viewer at chemiscope.org, with the extra of that name."""
     overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
-    """Replace OUT and the picture if they exist."""
+    """Replace OUT, the picture and the viewer's file if they exist."""
 
 
 @dataclass(frozen=True)

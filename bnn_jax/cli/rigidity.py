@@ -18,6 +18,7 @@ from bnn_jax.cli.options import METADATA_KEY
 from bnn_jax.cli.predict import checked_output
 from bnn_jax.methods import Posterior
 from bnn_jax.report import save
+from bnn_jax.report.chemiscope_file import viewer, write_chemiscope
 from bnn_jax.report.rigidity_plot import coloured_atoms
 from bnn_jax.rigidity import FormOptions, RigidityModel, SquareLoss, fit_rigidity
 from bnn_jax.types import InputError
@@ -33,6 +34,8 @@ def run(command: Rigidity) -> None:
     picture = out.with_suffix(".png")
     if command.kind == "local":
         checked_output(str(picture), command.overwrite)
+    if command.chemiscope is not None:
+        viewer(checked_output(command.chemiscope, command.overwrite))
     posterior = Posterior.load(command.run)
     if not 0 <= command.sample < posterior.num_samples:
         raise InputError(f"--sample {command.sample}: the posterior has samples 0 to {posterior.num_samples - 1}.")
@@ -57,6 +60,10 @@ def run(command: Rigidity) -> None:
         lowest = int(np.argmin(np.minimum.reduceat(values, structures.offsets[:-1])))
         save(coloured_atoms(frames[lowest], frames[lowest].arrays["local_rigidity"]), picture)
         print(f"{picture}: structure {lowest}, which has the least rigid atom.")
+    if command.chemiscope is not None:
+        path, is_local = Path(command.chemiscope), command.kind == "local"
+        write_chemiscope(path, frames, _by_name(frames, is_local), is_local, model.network.cutoff)
+        print(f"{path}: open it at https://chemiscope.org.")
 
 
 def _training_set(command: Rigidity) -> Dataset:
@@ -100,6 +107,13 @@ def _judged(model: RigidityModel, structures: Dataset, command: Rigidity) -> tup
         for frame, atoms in zip(frames, _slices(structures), strict=True):
             frame.set_array("forces_rigidity", rigidities[atoms])
     return frames, values
+
+
+def _by_name(frames: list[ase.Atoms], is_local: bool) -> dict[str, np.ndarray]:
+    if is_local:
+        return {"local_rigidity": np.concatenate([frame.arrays["local_rigidity"] for frame in frames])}
+    names = [name for name in frames[0].info if name.startswith("rigidity")]
+    return {name: np.array([frame.info[name] for frame in frames]) for name in names}
 
 
 def _slices(structures: Dataset) -> list[slice]:
