@@ -57,7 +57,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 NUM_NETWORKS = 3
-ZETAS = np.geomspace(1e-4, 10, 11)
+ZETAS = np.geomspace(1e-7, 10, 17)
 """Regularisers to choose from, in units of the root of the Hessian's mean diagonal element."""
 FORMS: dict[str, Callable[[Network], Weights]] = {"last layer": last_layer, "all weights": all_weights}
 QUANTITIES = ("energy", "forces")
@@ -190,16 +190,17 @@ def choose_estimate(matrix: np.ndarray, rows: np.ndarray, errors: np.ndarray) ->
         rows: derivatives of the predictions of the validation set.
         errors: of the same.
     """
-    best, highest = None, -np.inf
-    for zeta in ZETAS:
-        hessian = regularised(matrix, absolute_zeta(zeta, float(np.trace(matrix)), len(matrix)))
-        rigidities = prediction_rigidity(rows, hessian)
-        alpha = calibration_factor(errors, rigidities)
-        likelihood = gaussian_log_likelihood(errors, alpha / np.sqrt(rigidities), np.zeros_like(errors))
-        if likelihood > highest:
-            best, highest = Estimate(float(zeta), alpha, hessian), likelihood
-    assert best is not None
-    return best
+    values, vectors = np.linalg.eigh(matrix)  # one factorisation for all regularisers
+    squares = np.square(rows @ vectors)
+    absolute = [absolute_zeta(zeta, float(np.trace(matrix)), len(matrix)) for zeta in ZETAS]
+    likelihoods = []
+    for zeta in absolute:
+        rigidities = 1 / (squares @ (1 / (np.maximum(values, 0) + zeta**2)))
+        stds = calibration_factor(errors, rigidities) / np.sqrt(rigidities)
+        likelihoods.append(gaussian_log_likelihood(errors, stds, np.zeros_like(errors)))
+    best = int(np.argmax(likelihoods))
+    hessian = regularised(matrix, absolute[best])
+    return Estimate(float(ZETAS[best]), calibration_factor(errors, prediction_rigidity(rows, hessian)), hessian)
 
 
 def judge(posterior: bnn_jax.Posterior, k: int, parts: Parts) -> dict[str, np.ndarray]:
@@ -293,7 +294,7 @@ def draw(arrays: dict[str, list[dict[str, np.ndarray]]], sets: dict[str, Source]
                 each.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 each.set_major_formatter(ScalarFormatter())
                 each.set_minor_formatter(NullFormatter())
-        axes[0, column].set_title(name if name == test else f"{name}, {test}")
+        axes[0, column].set_title(name if name == test else f"{name}, {test}", fontsize=10)
     for axis, quantity in zip(axes[:, 0], QUANTITIES, strict=True):
         unit = "meV" if quantity == "energy" else "meV/Å"
         axis.set_ylabel(f"RMSE of the {quantity} in the bin, {unit}")
