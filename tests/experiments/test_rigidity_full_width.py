@@ -70,7 +70,7 @@ def test_regulariser_and_calibration_are_found_again(experiment) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(30, 12)) * np.geomspace(1, 1e-4, 12)
     targets = rng.normal(size=(2000, 12)) * np.geomspace(1, 1e-4, 12)
-    matrix, zeta = rows.T @ rows, experiment.ZETAS[4]
+    matrix, zeta = rows.T @ rows, experiment.ZETAS[10]
     hessian = dense_hessian([rows], zeta * np.sqrt(np.trace(matrix) / 12))
     errors = rng.normal(size=2000) * 0.3 / np.sqrt(prediction_rigidity(targets, hessian))
     found = experiment.choose_estimate(matrix, targets, errors)
