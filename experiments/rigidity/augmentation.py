@@ -94,7 +94,7 @@ def carbon(folder: Path, with_dense_liquids: bool) -> Frames:
     is_dense = densities(liquids) >= DENSE if with_dense_liquids else np.zeros(len(liquids), bool)
     train = crystals + [liquid for liquid, dense in zip(liquids, is_dense, strict=True) if dense]
     candidates = amorphous + [liquid for liquid, dense in zip(liquids, is_dense, strict=True) if not dense]
-    strata = [f"{np.floor(density / BIN_WIDTH) * BIN_WIDTH:.1f}" for density in densities(candidates)]
+    strata = [f"{np.floor(round(density, 2) / BIN_WIDTH) * BIN_WIDTH:.1f}" for density in densities(candidates)]
     return Frames(train, candidates, spheres, strata, LOW_DENSITY["carbon"])
 
 

@@ -9,7 +9,7 @@ A killed run continues when it is started again; what is finished is not compute
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,16 +127,13 @@ def _bare(atoms: ase.Atoms) -> ase.Atoms:
     return ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def least_rigid(atoms: ase.Atoms, rigidities: Float[np.ndarray, " atom"], number: int, apart: float) -> list[int]:
-    """Atoms of lowest rigidity, each further than ``apart`` (Angstrom) from those before; fewer if there is no room."""
+def least_rigid(atoms: ase.Atoms, rigidities: Float[np.ndarray, " atom"], apart: float) -> Iterator[int]:
+    """Atoms by rigidity, lowest first, but none within ``apart`` (Angstrom) of one before it."""
     is_free = np.ones(len(atoms), bool)
-    chosen: list[int] = []
-    while len(chosen) < number and is_free.any():
-        best = int(np.argmin(np.where(is_free, rigidities, np.inf)))
-        chosen.append(best)
-        is_free &= atoms.get_distances(best, np.arange(len(atoms)), mic=True) > apart
-        is_free[best] = False
-    return chosen
+    for index in map(int, np.argsort(rigidities, kind="stable")):
+        if is_free[index]:
+            yield index
+            is_free &= atoms.get_distances(index, np.arange(len(atoms)), mic=True) > apart
 
 
 def small_structures(atoms: ase.Atoms, index: int, radius: float) -> dict[str, Embedding]:
@@ -183,24 +180,31 @@ def enhancements(
 
 def of_environment(
     model: Model,
-    atoms: ase.Atoms,
-    features: Float[np.ndarray, "atom feature"],
+    found: dict[str, Embedding],
+    g: Float[np.ndarray, " feature"],
     original: Float[np.ndarray, "1 feature"],
     index: int,
-    radius: float,
     counts: Sequence[int],
 ) -> dict[str, Any]:
-    """All strategies for one atom's environment."""
-    found = small_structures(atoms, index, radius)
-    g = features[index]
+    """All strategies for one atom's environment.
+
+    Args:
+        model: whose rigidities are meant.
+        found: the small structures.
+        g: derivatives of the atom's energy in the large structure.
+        original: row of the large structure.
+        index: of the atom.
+        counts: of added structures.
+    """
     held = {name: model.atoms_fn(each.atoms)[each.center] for name, each in found.items()}
+    rows = added_rows(model, original, found, max(counts), index)
     return {
         "index": index,
         "rigidity": float(prediction_rigidity(g[None], model.hessian)[0]),
-        "num_atoms": {"original": len(atoms)} | {name: len(each.atoms) for name, each in found.items()},
+        "num_atoms": {name: len(each.atoms) for name, each in found.items()},
         "num_buffer": {name: int(each.is_buffer.sum()) for name, each in found.items()},
         "feature_change": {name: float(np.linalg.norm(each - g) / np.linalg.norm(g)) for name, each in held.items()},
-        "enhancement": enhancements(model.hessian, g, added_rows(model, original, found, max(counts), index), counts),
+        "enhancement": enhancements(model.hessian, g, rows, counts),
     }
 
 
@@ -208,14 +212,23 @@ def compare(model: Model, atoms: ase.Atoms, radius: float, number: int, counts: 
     """The least rigid environments of a structure, which do not overlap, by all strategies."""
     features = model.atoms_fn(atoms)
     rigidities = prediction_rigidity(features, model.hessian)
-    indices = least_rigid(atoms, rigidities, number, 2 * radius)
     original = model.rows_fn([atoms])
-    environments = [
-        of_environment(model, atoms, features, original, index, radius, counts)
-        for index in tqdm(indices, desc="environments", delay=5, disable=None)
-    ]
+    environments: list[dict[str, Any]] = []
+    refused: list[int] = []
+    with tqdm(total=number, desc="environments", delay=5, disable=None) as bar:
+        for index in least_rigid(atoms, rigidities, 2 * radius):
+            try:
+                found = small_structures(atoms, index, radius)
+            except bnn_jax.InputError:  # atoms in close contact, which no strategy may move
+                refused.append(index)
+                continue
+            environments.append(of_environment(model, found, features[index], original, index, counts))
+            bar.update()
+            if len(environments) == number:
+                break
     quantiles = np.quantile(rigidities, [0, 0.01, 0.5, 0.99, 1])
-    return {"environments": environments, "rigidity_quantiles": quantiles.tolist(), "counts": list(counts)}
+    found = {"environments": environments, "refused": refused, "num_atoms": len(atoms)}
+    return found | {"rigidity_quantiles": quantiles.tolist(), "counts": list(counts)}
 
 
 def is_crystal_environment(found: Embedding) -> Bool[np.ndarray, " atom"]:

@@ -43,7 +43,7 @@ def enhancement_table(model: Mapping[str, Any]) -> str:
     heads = ["", "atoms", "of them buffer", "change of the central atom's features", *(f"{n} added, %" for n in shown)]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for strategy, name in NAMES.items():
-        sizes = np.array([each["num_atoms"][strategy] for each in environments])
+        sizes = np.array([each["num_atoms"].get(strategy, model["num_atoms"]) for each in environments])
         buffers = [each["num_buffer"].get(strategy) for each in environments]
         changes = [each["feature_change"].get(strategy) for each in environments]
         cells = [_range(sizes)]
@@ -84,7 +84,8 @@ def tables(results: Mapping[str, Any]) -> str:
         low, first, median, last, high = model["rigidity_quantiles"]
         parts.append(
             f"{name.capitalize()}, radius {model['radius']:g} Å: enhancement of the LPR in percent, mean ± standard"
-            f" deviation over {len(model['environments'])} environments. LPR of all atoms: lowest {low:.3g}, median"
+            f" deviation over {len(model['environments'])} environments ({len(model['refused'])} others had atoms in"
+            f" close contact). LPR of all atoms: lowest {low:.3g}, median"
             f" {median:.3g}, highest {high:.3g} (1% quantile {first:.3g}, 99% quantile {last:.3g})."
         )
         parts.append(enhancement_table(model))

@@ -93,8 +93,8 @@ def test_enhancements_are_those_of_hessians_made_anew(experiment):
 def test_least_rigid_atoms_come_first_and_do_not_overlap(experiment):
     atoms = Atoms("C5", [[0, 0, 0], [1, 0, 0], [9.5, 0, 0], [5, 0, 0], [2.5, 0, 0]], cell=[10, 10, 10], pbc=True)
     rigidities = np.array([2.0, 3.0, 1.0, 4.0, 5.0])
-    assert experiment.least_rigid(atoms, rigidities, 5, 2.0) == [2, 3, 4]  # 0 and 1 are beside 2
-    assert experiment.least_rigid(atoms, rigidities, 2, 0.0) == [2, 0]
+    assert list(experiment.least_rigid(atoms, rigidities, 2.0)) == [2, 3, 4]  # 0 and 1 are beside 2
+    assert list(experiment.least_rigid(atoms, rigidities, 0.0)) == [2, 0, 1, 3, 4]
 
 
 @pytest.mark.usefixtures("featomic")
@@ -102,15 +102,28 @@ def test_every_strategy_keeps_what_a_model_of_the_same_cutoff_sees(experiment):
     atoms = disordered()
     model = experiment.linear_model([disordered(1, 0.3, seed) for seed in range(6)], experiment.Basis(3.7), 1e-6)
     features = model.atoms_fn(atoms)
-    found = experiment.of_environment(model, atoms, features, model.rows_fn([atoms]), 17, experiment.RADIUS, [1, 2])
+    structures, original = experiment.small_structures(atoms, 17, experiment.RADIUS), model.rows_fn([atoms])
+    found = experiment.of_environment(model, structures, features[17], original, 17, [1, 2])
     assert max(found["feature_change"].values()) < 1e-9
     assert found["num_buffer"]["cluster"] == 0 and found["num_buffer"]["periodic"] > 0
     assert found["num_atoms"]["cluster"] < found["num_atoms"]["periodic"] < found["num_atoms"]["crystal"]
     for strategy in experiment.STRATEGIES:
         one, two = found["enhancement"][strategy]
         assert 0 < one < two
-    smaller = experiment.of_environment(model, atoms, features, model.rows_fn([atoms]), 17, 2.5, [1])
+    structures = experiment.small_structures(atoms, 17, 2.5)
+    smaller = experiment.of_environment(model, structures, features[17], original, 17, [1])
     assert min(smaller["feature_change"].values()) > 1e-3
+
+
+@pytest.mark.usefixtures("featomic")
+def test_environments_in_close_contact_are_left_out(experiment):
+    atoms = disordered()
+    atoms.positions[40] = atoms.positions[41] + [0.6, 0, 0]
+    model = experiment.linear_model([disordered(1, 0.3, seed) for seed in range(6)], experiment.Basis(3.7), 1e-6)
+    found = experiment.compare(model, atoms, 1.5, 2, [1])
+    assert found["refused"] and not set(found["refused"]) & {each["index"] for each in found["environments"]}
+    assert len(found["environments"]) == 2
+    assert atoms.get_distances(found["refused"][0], [40, 41], mic=True).min() < 1.5 * np.sqrt(3)
 
 
 @pytest.mark.usefixtures("featomic")
@@ -210,12 +223,12 @@ def test_killed_dynamics_go_on_as_if_nothing_had_been(liquid, tmp_path, monkeypa
 def test_table_counts_the_best_and_shows_the_spread(report):
     def environment(original, periodic):
         enhancement = {"original": original, "cluster": [0.0, 0.0], "periodic": periodic, "crystal": [0.0, 0.0]}
-        sizes = {"original": 8, "cluster": 3, "periodic": 4, "crystal": 5}
+        sizes = {"cluster": 3, "periodic": 4, "crystal": 5}
         buffers = {"cluster": 0, "periodic": 1, "crystal": 2}
         changes = {"cluster": 0.0, "periodic": 2e-3, "crystal": 0.0}
         return dict(enhancement=enhancement, num_atoms=sizes, num_buffer=buffers, feature_change=changes)
 
-    model = {"counts": [1, 10], "environments": [environment([0.01, 0.02], [0.005, 0.1])] * 2}
+    model = {"num_atoms": 8, "counts": [1, 10], "environments": [environment([0.01, 0.02], [0.005, 0.1])] * 2}
     model["environments"].append(environment([0.01, 0.02], [0.02, 0.4]))
     assert report.wins(model, 1) == {"original": 2, "cluster": 0, "periodic": 1, "crystal": 0}
     table = report.enhancement_table(model)
