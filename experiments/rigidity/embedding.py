@@ -361,20 +361,26 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def network_errors(posterior: bnn_jax.Posterior, folder: Path, train: bnn_jax.Dataset) -> dict[str, Any]:
-    """Root mean square errors of what the network was not trained on: the validation set."""
+    """Errors of the network on what it was not trained on, and on each file, most of which it was trained on."""
     whole = bnn_jax.Dataset.from_atoms(training_frames(folder))
-    is_new = ~np.isin(whole.hashes(), train.hashes())
-    valid = whole.take(np.flatnonzero(is_new))
-    predicted = posterior.predict(valid)
-    energy = (predicted.energy - valid.energy) / valid.num_atoms
-    forces = predicted.forces - valid.forces
+    valid = whole.take(np.flatnonzero(~np.isin(whole.hashes(), train.hashes())))
+    by_file = {}
+    for name in FILES:
+        frames = [frame for frame in read_frames(folder / name) if neighbours(frame, CUTOFF).min() > 0]
+        by_file[Path(name).name.split(".")[0]] = errors_of(posterior, bnn_jax.Dataset.from_atoms(frames))
+    return {"errors": {"valid": errors_of(posterior, valid)} | by_file}
+
+
+def errors_of(posterior: bnn_jax.Posterior, structures: bnn_jax.Dataset) -> dict[str, float]:
+    """Of energies, in eV/atom, and of force components, in eV/Angstrom."""
+    predicted = posterior.predict(structures)
+    energy = (predicted.energy - structures.energy) / structures.num_atoms
     return {
-        "errors": {
-            "num_valid": len(valid),
-            "energy_rmse_ev_per_atom": float(np.sqrt(np.mean(energy**2))),
-            "forces_rmse": float(np.sqrt(np.nanmean(forces**2))),
-            "forces_rms": float(np.sqrt(np.nanmean(valid.forces**2))),
-        }
+        "num_structures": len(structures),
+        "energy_mean_error": float(energy.mean()),
+        "energy_std_of_error": float(energy.std()),
+        "forces_rmse": float(np.sqrt(np.nanmean((predicted.forces - structures.forces) ** 2))),
+        "forces_rms": float(np.sqrt(np.nanmean(structures.forces**2))),
     }
 
 

@@ -69,11 +69,10 @@ def wins(model: Mapping[str, Any], count: int) -> dict[str, int]:
 
 def tables(results: Mapping[str, Any]) -> str:
     """All tables, as Markdown."""
-    errors, found = results["network_errors"], results["dynamics"]
+    found = results["dynamics"]
     parts = [
-        f"Network: RMSE on {errors['num_valid']} structures kept out: energy"
-        f" {1e3 * errors['energy_rmse_ev_per_atom']:.0f} meV/atom, forces {errors['forces_rmse']:.2f} eV/Å, where the"
-        f" root mean square force is {errors['forces_rms']:.2f} eV/Å.",
+        "Network: errors on structures kept out (valid) and on each file, most of which it was trained on.",
+        errors_table(results["network_errors"]),
         f"Dynamics, {found['num_atoms']} atoms in the end (edge {found['edge']:.2f} Å):",
         dynamics_table(found["rows"]),
         "Share of atoms by number of neighbours within 1.9 Å: "
@@ -99,6 +98,21 @@ def tables(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     parts.append(f"Measured on: {where['cpu']}, {where['cores']} cores; Python {where['python']}, {versions}")
     return "\n\n".join(parts) + "\n"
+
+
+def errors_table(errors: Mapping[str, Mapping[str, float]]) -> str:
+    """Of the network, by file."""
+    lines = [
+        "| | structures | energy, mean error ± standard deviation, eV/atom | forces, RMSE, eV/Å | forces, rms, eV/Å |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, each in errors.items():
+        lines.append(
+            f"| {name} | {each['num_structures']}"
+            f" | {each['energy_mean_error']:+.3f} ± {each['energy_std_of_error']:.3f}"
+            f" | {each['forces_rmse']:.2f} | {each['forces_rms']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def dynamics_table(stages: Mapping[str, list[Mapping[str, float]]]) -> str:

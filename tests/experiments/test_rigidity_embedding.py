@@ -250,6 +250,18 @@ def test_last_layer_rows_are_energies_of_unit_readouts(experiment, folder, tmp_p
     assert trace == pytest.approx(np.sum(shifted**2) * (1 + 1e-6), rel=1e-4)
 
 
+def test_errors_are_those_of_predictions(experiment, folder, tmp_path, monkeypatch):
+    small(experiment, monkeypatch)
+    posterior, train = experiment.trained(folder, tmp_path, 3, 0)
+    predicted = posterior.predict(train)
+    found = experiment.errors_of(posterior, train)
+    energy = (predicted.energy - train.energy) / 8
+    assert found["energy_mean_error"] == pytest.approx(energy.mean())
+    assert found["energy_std_of_error"] ** 2 + energy.mean() ** 2 == pytest.approx(np.mean(energy**2))
+    assert found["forces_rms"] == pytest.approx(np.sqrt(np.mean(train.forces**2)))
+    assert found["forces_rmse"] == pytest.approx(np.sqrt(np.mean((predicted.forces - train.forces) ** 2)))
+
+
 def small(experiment, monkeypatch):
     """A network that compiles fast."""
     model = {"cutoff": 3.7, "num_blocks": 1, "num_features": 2, "l_max": 0, "radial_hidden": [], "num_bessel": 2}
@@ -279,7 +291,8 @@ def test_whole_experiment_resumes_and_rebuilds_its_figures(experiment, folder, t
     assert {path: path.stat().st_mtime_ns for path in (out / "dynamics").iterdir()} == done
     results = json.loads((out / "results.json").read_text())
     assert list(results["models"]) == ["linear", "network", "network, receptive field"]
-    assert results["network_errors"]["num_valid"] == 3  # and not the dimer without neighbours
+    numbers = [each["num_structures"] for each in results["network_errors"].values()]
+    assert numbers == [3, 3, 3, 3, 3, 3]  # without the dimer whose atoms have no neighbours
     assert results["dynamics"]["num_atoms"] == 64
     (linear,) = results["models"]["linear"]["environments"]
     assert max(linear["feature_change"].values()) < 1e-9
