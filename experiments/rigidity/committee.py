@@ -283,12 +283,13 @@ def run_system(
     choice, energies = energies_only(main_network, parts.train, parts, system.bin_size)
     committee = {}
     for key, test in parts.tests.items():
-        spread = np.stack([each.predict(test).energy for each in members]).std(axis=0, ddof=1)
+        predictions = [each.predict(test) for each in members]
+        spread = np.stack([each.energy for each in predictions]).std(axis=0, ddof=1)
         errors = np.asarray(energies[key]["error"])
         committee[key] = {"spearman": interval(errors, spread, np.arange(len(test)), 1000)}
         if key == "test":
             rows = derivatives(main_network.network(), test, ("atom_energies",))["atom_energies"]
-            local_energies = np.stack([each.predict(test).atom_energies for each in members])
+            local_energies = np.stack([each.atom_energies for each in predictions])
             figure_two = local(prediction_rigidity(rows, choice.hessian), local_energies, test)
     others = [
         energies_only(each, subset, parts, system.bin_size)

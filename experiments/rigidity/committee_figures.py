@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -67,6 +68,15 @@ def _diagonal(axes: Axes, low: float, high: float, factor: float = 1.0, **style:
     axes.plot([low, high], [low * factor, high * factor], **({"color": "black", "linewidth": 1} | style))
 
 
+def _ticks(axes: Axes) -> None:
+    """Readable numbers where an axis has few powers of ten."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if high / low < 50:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.set_minor_formatter(NullFormatter())
+
+
 def figure_one(results: Sequence[dict[str, Any]]) -> Figure:
     """Errors against estimated errors, and binned squares against variances.
 
@@ -100,6 +110,8 @@ def figure_one(results: Sequence[dict[str, Any]]) -> Figure:
         above.set_xlabel("estimated error α/√PR (eV)")
         if len(sets) > 1:
             below.legend(fontsize=8)
+        for axes in (above, below):
+            _ticks(axes)
     panels[0][0].set_ylabel("absolute error (eV)")
     panels[1][0].set_ylabel("mean squared error of a bin (eV²)")
     return figure
@@ -116,6 +128,7 @@ def figure_two(results: Sequence[dict[str, Any]]) -> Figure:
         bins = result["local"]["bins"]
         axes.plot(bins["lpr"], bins["variance"], "o", color=BLUE, markersize=4, alpha=0.7)
         axes.set(xscale="log", yscale="log", title=result["title"], xlabel="LPR / largest LPR")
+        _ticks(axes)
     panels[0][0].set_ylabel("variance of local energies (eV²)")
     return figure
 
@@ -137,6 +150,7 @@ def figure_forces(results: Sequence[dict[str, Any]]) -> Figure:
         axes.set(xscale="log", yscale="log", title=result["title"], xlabel="estimated variance α²/R (eV²/Å²)")
         if len(result["forces"]) > 1:
             axes.legend(fontsize=8)
+        _ticks(axes)
     panels[0][0].set_ylabel("mean squared error (eV²/Å²)")
     return figure
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from bnn_jax.report import save
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+MAX_SHOWN = 200
+"""Environments drawn; the numbers are over all of them."""
 Results = Sequence[dict[str, Any]]
 """Of one system, one for each seed."""
 
@@ -52,7 +54,7 @@ def figure_three(results: Results) -> Figure:
     Args:
         results: of one system.
     """
-    figure = Figure(figsize=(8.4, 6.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.0, 6.4), dpi=100, layout="constrained")
     ((left, right), (lower_left, lower_right)) = figure.subplots(2, 2, width_ratios=(1.35, 1))
     first = results[0]
     epochs = [step / first["steps_per_epoch"] for step in first["trajectory"]["at"]]
@@ -77,7 +79,7 @@ def figure_three(results: Results) -> Figure:
     lower_right.set_xticks(sizes[:-1], [str(size) for size in sizes[:-1]])
     lower_right.minorticks_off()
     for axes in (right, lower_right):
-        axes.set_ylabel("mean relative change from the final network")
+        axes.set_ylabel("mean relative change")
         axes.set_yscale("log")
         axes.legend(fontsize=8)
     return figure
@@ -86,13 +88,13 @@ def figure_three(results: Results) -> Figure:
 def _distributions(axes: Axes, values: Sequence[Sequence[float]], labels: Sequence[str]) -> None:
     """Rigidities of all environments in the order of the last network's."""
     order = np.argsort(values[-1])
+    shown = np.unique(np.linspace(0, len(order) - 1, MAX_SHOWN).round().astype(int))
     colours = colormaps["viridis_r"](np.linspace(0.05, 0.95, len(values) - 1))
-    place = np.arange(len(order))
     for each, label, colour in zip(values, labels, colours, strict=False):
         axes.plot(
-            place, np.asarray(each)[order], "o", color=colour, markersize=1.5, markeredgewidth=0, alpha=0.6, label=label
+            shown, np.asarray(each)[order[shown]], "o", color=colour, markersize=2, markeredgewidth=0, label=label
         )
-    axes.plot(place, np.asarray(values[-1])[order], color="black", linewidth=1.5, label=f"{labels[-1]} (final)")
+    axes.plot(np.asarray(values[-1])[order], color="black", linewidth=1.5, label=f"{labels[-1]} (final)")
     axes.set(yscale="log", xlabel="environment, by final LPR", ylabel="LPR (1/eV²)")
     axes.legend(fontsize=7, markerscale=4, loc="upper left", ncols=2)
     low, high = axes.get_ylim()
@@ -153,14 +155,14 @@ def _system(results: Results) -> list[str]:
     head = f"{first['title']}: seeds {seeds}, mean (lowest to highest); ζ absolute (relative) by seed: {zetas}"
     names = {"0.1": "ζ/10", "1": "ζ", "10": "10 ζ"}
     lines = [
-        "| epoch | validation energy RMSE, meV | change of LPR, % | normalised, % | with ζ/10 | with 10 ζ | Spearman |",
+        "| epoch | validation energy RMSE, meV | change of LPR, % | normalised, % | change with ζ/10, % | change with 10 ζ, % | Spearman |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, step in enumerate(first["trajectory"]["at"]):
         lines.append(_row(f"{step / first['steps_per_epoch']:.3g}", results, "trajectory", i, ("0.1", "10")))
     by_size = [
         "| training structures | validation energy RMSE, meV | change of LPR, % | normalised, % |"
-        " normalised, with ζ/10 | with 10 ζ | Spearman | normalised, final network's features, % |",
+        " normalised, with ζ/10 | normalised, with 10 ζ | Spearman | normalised, final network's features, % |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, size in enumerate(first["sizes_of_training_set"]["at"]):
