@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bnn_jax.report import save
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
-MAX_SHOWN = 200
+MAX_SHOWN = 150
 """Environments drawn; the numbers are over all of them."""
 Results = Sequence[dict[str, Any]]
 """Of one system, one for each seed."""
@@ -153,9 +153,9 @@ def _system(results: Results) -> list[str]:
     zetas = ", ".join(f"{each['zeta']['absolute']:.2g} ({each['zeta']['relative']:.0e})" for each in results)
     seeds = ", ".join(str(each["seed"]) for each in results)
     head = f"{first['title']}: seeds {seeds}, mean (lowest to highest); ζ absolute (relative) by seed: {zetas}"
-    names = {"0.1": "ζ/10", "1": "ζ", "10": "10 ζ"}
     lines = [
-        "| epoch | validation energy RMSE, meV | change of LPR, % | normalised, % | change with ζ/10, % | change with 10 ζ, % | Spearman |",
+        "| epoch | validation energy RMSE, meV | change of LPR, % | normalised, % |"
+        " change with ζ/10, % | change with 10 ζ, % | Spearman |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, step in enumerate(first["trajectory"]["at"]):
@@ -178,8 +178,7 @@ def _system(results: Results) -> list[str]:
         )
         parts.append(f"Other seeds against seed {first['seed']}, on the same data: {text}")
     parts.append(
-        f"Regulariser columns: {', '.join(names.values())}."
-        f" Training {sum(each['training_seconds'] for each in results) / 60:.0f} min, analysis"
+        f"Training {sum(each['training_seconds'] for each in results) / 60:.0f} min, analysis"
         f" {sum(each['analysis_seconds'] for each in results) / 60:.1f} min, on {first['environment']}"
     )
     return parts
