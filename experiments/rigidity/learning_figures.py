@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bnn_jax.report import save
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
-MAX_SHOWN = 150
+MAX_SHOWN = 120
 """Environments drawn; the numbers are over all of them."""
 Results = Sequence[dict[str, Any]]
 """Of one system, one for each seed."""
