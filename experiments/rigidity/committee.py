@@ -20,7 +20,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from committee_figures import draw, table
 from jaxtyping import Float, Int
-from last_layer import ZETAS, Choice, choose, curvature, derivatives
+from last_layer import ZETAS, Choice, choose, derivatives, weighted
 from reference_sets import (
     NUM_VALID,
     SPLIT_SEED,
@@ -48,7 +48,7 @@ from bnn_jax.metrics import (
     root_mean_square_error,
     spearman,
 )
-from bnn_jax.rigidity import calibration_factor, prediction_rigidity
+from bnn_jax.rigidity import calibration_factor, gauss_newton_matrix, prediction_rigidity
 
 ENVIRONMENTS_PER_BIN = 100
 """Of figure 2, as in the paper."""
@@ -182,7 +182,7 @@ def energies_only(
 ) -> tuple[Choice, dict[str, dict[str, Any]]]:
     """Hessian, regulariser and factor of one network, and figure 1 of its energies."""
     network = posterior.network()
-    matrix = curvature(network, train, least_squares.square_loss(posterior.config))
+    matrix = gauss_newton_matrix(weighted(network, train, least_squares.square_loss(posterior.config)))
     errors = posterior.predict(parts.valid).energy - parts.valid.energy
     rows = derivatives(network, parts.valid, ("energy",))["energy"]
     choice = choose(matrix, rows, errors)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import least_squares
 import numpy as np
 from jaxtyping import Float
-from last_layer import ZETAS, choose, compiled_derivatives
+from last_layer import ZETAS, choose, derivatives, weighted
 from learning_figures import draw, relative_change, table
 from reference_sets import (
     NUM_VALID,
@@ -43,7 +43,7 @@ from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.methods.preparation import check_batch_size, prepare
 from bnn_jax.methods.training import build_training
 from bnn_jax.metrics import mean_absolute_error, root_mean_square_error, spearman
-from bnn_jax.rigidity import gauss_newton_matrix, prediction_rigidity, weighted_rows
+from bnn_jax.rigidity import gauss_newton_matrix, prediction_rigidity
 from bnn_jax.rigidity.gauss_newton import regularised
 
 FRACTIONS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
@@ -171,17 +171,14 @@ def judged_networks(posterior: Posterior, train: Dataset, parts: Parts) -> list[
         train: what they are trained on.
         parts: whose test set to look at and whose validation set to judge by.
     """
-    network, loss = posterior.network(), least_squares.square_loss(posterior.config)
-    of_train = compiled_derivatives(network, train, loss.names)
-    of_test = compiled_derivatives(network, parts.test, ("atom_energies",))
-    of_valid = compiled_derivatives(network, parts.valid, ("energy",))
+    loss = least_squares.square_loss(posterior.config)
     errors = posterior.predict(parts.valid).energy_samples - parts.valid.energy
     found = []
     for i in tqdm(range(posterior.num_samples), desc="derivatives", unit="network", delay=5, disable=None):
-        params = jax.tree.map(lambda leaf, i=i: leaf[i], posterior.samples)
-        rows = list(weighted_rows(of_train(params), train, np.zeros(len(train)), loss))
-        environments = np.vstack([each.rows["atom_energies"] for each in of_test(params)])
-        valid_rows = np.vstack([each.rows["energy"] for each in of_valid(params)])
+        network = posterior.network(i)
+        rows = list(weighted(network, train, loss))
+        environments = derivatives(network, parts.test, ("atom_energies",))["atom_energies"]
+        valid_rows = derivatives(network, parts.valid, ("energy",))["energy"]
         found.append(Judged(rows, environments, valid_rows, np.asarray(errors[i], np.float64)))
     return found
 

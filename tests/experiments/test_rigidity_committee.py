@@ -18,7 +18,7 @@ from systems import ethanol, labelled_series
 from bnn_jax import Config, Dataset, InputError
 from bnn_jax.methods import registry
 from bnn_jax.model import with_readout
-from bnn_jax.rigidity import Network, SquareLoss
+from bnn_jax.rigidity import Network, SquareLoss, gauss_newton_matrix
 from bnn_jax.types import Labels, Prediction
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
@@ -113,7 +113,7 @@ def test_curvature_is_the_second_derivative_of_the_loss_that_is_minimised(least_
     # The loss is quadratic in the readout, so that its second differences are its second derivatives.
     unit, zero = np.eye(3), np.zeros(3)
     expected = np.array([[total(a + b) - total(a) - total(b) + total(zero) for a in unit] for b in unit])
-    found = last_layers.curvature(network, train, loss)
+    found = gauss_newton_matrix(last_layers.weighted(network, train, loss))
     assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 

@@ -99,20 +99,6 @@ def test_checkpoints_start_at_random_weights_and_end_with_the_training(learning)
 # --- rigidities ---
 
 
-def test_derivatives_compiled_once_are_those_of_the_package(learning, train):
-    last_layer = importlib.import_module("last_layer")
-    posterior = learning.snapshots(train, config(), 0, (0, 7))
-    names = ("energy", "forces", "atom_energies")
-    compiled = last_layer.compiled_derivatives(posterior.network(0), train, names)
-    for i in range(2):
-        network = posterior.network(i)
-        expected = last_layer.derivatives(network, train, names)
-        found = compiled(network.params)
-        for name in names:
-            rows = np.vstack([each.rows[name].reshape(-1, 3) for each in found])
-            assert_allclose(rows, expected[name], rtol=1e-4, atol=1e-5 * np.abs(expected[name]).max())
-
-
 def test_local_rigidities_under_some_of_the_training_structures(learning):
     rng = np.random.default_rng(0)
     rows, environments = [rng.normal(size=(2, 3)) for _ in range(4)], rng.normal(size=(5, 3))
