@@ -229,7 +229,14 @@ def compared(
 
 
 def run_seed(
-    name: str, seed: int, parts: Parts, config: Config, sizes: Sizes, out: Path, train_sizes: Sequence[int]
+    name: str,
+    seed: int,
+    parts: Parts,
+    config: Config,
+    sizes: Sizes,
+    out: Path,
+    train_sizes: Sequence[int],
+    zeta: float | None = None,
 ) -> dict[str, Any]:
     """All networks of one seed; nothing is done where ``results-<name>-seed-<seed>.json`` is there already.
 
@@ -241,6 +248,7 @@ def run_seed(
         sizes: for the record.
         out: folder.
         train_sizes: ascending, smaller than the training set.
+        zeta: absolute, so that seeds can be compared; None to choose it on the validation set.
 
     Raises:
         InputError: the folder holds results of other data or sizes.
@@ -252,6 +260,7 @@ def run_seed(
         "sizes": sizes._asdict(),
         "config": config.to_dict(),
         "data": {key: each.fingerprint() for key, each in parts._asdict().items()},
+        "zeta_given": zeta,
     }
     if (found := stored(path, known)) is not None:
         return found
@@ -268,6 +277,7 @@ def run_seed(
     along = dict(zip(steps, judged_networks(whole, parts.train, parts), strict=True))
     final = along[steps[-1]]
     choice = choose(gauss_newton_matrix(final.rows), final.valid_rows, final.valid_errors)
+    used = choice.absolute_zeta if zeta is None else zeta
     by_size = {size: judged_networks(each, parts.train[:size], parts)[-1] for size, each in smaller.items()}
     by_size[len(parts.train)] = final
     found = known | {
@@ -275,17 +285,16 @@ def run_seed(
         "loss": least_squares.square_loss(config)._asdict(),
         "steps_per_epoch": len(parts.train) // config.trainer.batch_size,
         "zeta": {
-            "absolute": choice.absolute_zeta,
-            "relative": choice.relative_zeta,
+            "absolute": used,
+            "own_choice": choice.absolute_zeta,
+            "own_relative_choice": choice.relative_zeta,
             "grid": list(ZETAS),
             "validation_log_likelihood": choice.likelihoods,
         },
-        "trajectory": compared(along, final, choice.absolute_zeta),
-        "sizes_of_training_set": compared(by_size, final, choice.absolute_zeta),
+        "trajectory": compared(along, final, used),
+        "sizes_of_training_set": compared(by_size, final, used),
         # The network of all data under the Hessian of some: what the data alone change, features kept.
-        "same_network": compared(
-            dict.fromkeys(by_size, final), final, choice.absolute_zeta, {size: size for size in by_size}
-        ),
+        "same_network": compared(dict.fromkeys(by_size, final), final, used, {size: size for size in by_size}),
         "training_seconds": trained_at - start,
         "analysis_seconds": time.perf_counter() - trained_at,
         "environment": environment(),
@@ -339,8 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, each in parts.items():
             config = configuration(SYSTEMS[name], sizes.steps, sizes.features)
             chosen = sorted(size for size in sizes.train_sizes or TRAIN_SIZES[name] if size < len(each.train))
+            zeta = None  # the first seed chooses it for all
             for seed in options.seeds:
-                run_seed(name, seed, each, config, sizes, out, chosen)
+                zeta = run_seed(name, seed, each, config, sizes, out, chosen, zeta)["zeta"]["absolute"]
                 write_tables(out)
     print(write_tables(out))
 

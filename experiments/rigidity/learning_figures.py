@@ -150,9 +150,14 @@ def table(results: Mapping[str, Results]) -> str:
 
 def _system(results: Results) -> list[str]:
     first = results[0]
-    zetas = ", ".join(f"{each['zeta']['absolute']:.2g} ({each['zeta']['relative']:.0e})" for each in results)
+    zetas = ", ".join(
+        f"{each['zeta']['own_choice']:.2g} ({each['zeta']['own_relative_choice']:.0e})" for each in results
+    )
     seeds = ", ".join(str(each["seed"]) for each in results)
-    head = f"{first['title']}: seeds {seeds}, mean (lowest to highest); ζ absolute (relative) by seed: {zetas}"
+    head = (
+        f"{first['title']}: seeds {seeds}, mean (lowest to highest); ζ = {first['zeta']['absolute']:.2g}, which seed"
+        f" {first['seed']} chose (each seed's own choice, absolute and relative: {zetas})"
+    )
     lines = [
         "| epoch | validation energy RMSE, meV | change of LPR, % | normalised, % |"
         " change with ζ/10, % | change with 10 ζ, % | Spearman |",

@@ -155,6 +155,7 @@ def test_whole_experiment_resumes_and_rebuilds_its_table(learning, data, tmp_pat
     first, second = json.loads((out / "results.json").read_text())["qm9"]
     assert first["trajectory"]["at"] == [0, 1, 2, 5, 10, 20, 30, 40, 50]
     assert first["sizes_of_training_set"]["at"] == [10, 18]
+    assert first["zeta"]["absolute"] == first["zeta"]["own_choice"] == second["zeta"]["absolute"]
     for result in (first, second):
         for part in ("trajectory", "sizes_of_training_set", "same_network"):
             assert result[part]["change"]["1"][-1] == 0 and result[part]["change"]["1"][0] > 0
