@@ -16,6 +16,8 @@ from bnn_jax.report import save
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
 FRACTIONS = tuple(2 * norm.cdf(z) - 1 for z in (1, 2, 3))
 """Of the probability: those of one, two and three standard deviations."""
+MAX_SHOWN = 300
+"""Structures of a test set in the upper panels of figure 1; of more, evenly spaced ones are drawn."""
 SET_NAMES = {"test": "test set", "unseen": "unseen frameworks"}
 SET_COLOURS = {"test": BLUE, "unseen": ORANGE}
 
@@ -60,7 +62,7 @@ def draw(results: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def _panels(num_rows: int, num_columns: int, height: float) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(3.6 * num_columns + 0.4, height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(3.1 * num_columns + 0.4, height), dpi=100, layout="constrained")
     return figure, figure.subplots(num_rows, num_columns, squeeze=False)
 
 
@@ -83,7 +85,7 @@ def figure_one(results: Sequence[dict[str, Any]]) -> Figure:
     Args:
         results: of the systems.
     """
-    figure, panels = _panels(2, len(results), 6.6)
+    figure, panels = _panels(2, len(results), 5.6)
     for (above, below), result in zip(panels.T, results, strict=True):
         sets = result["energies"]
         stds = np.concatenate([each["std"] for each in sets.values()])
@@ -92,7 +94,8 @@ def figure_one(results: Sequence[dict[str, Any]]) -> Figure:
         for name, each in sets.items():
             size = 3 if len(each["std"]) > 300 else 4
             style = {"markersize": size, "alpha": 0.45, "markeredgewidth": 0, "color": SET_COLOURS[name]}
-            above.plot(each["std"], np.abs(each["error"]), "o", label=SET_NAMES[name], **style)
+            some = slice(None, None, -(-len(each["std"]) // MAX_SHOWN))
+            above.plot(each["std"][some], np.abs(each["error"])[some], "o", label=SET_NAMES[name], **style)
             style = {"color": SET_COLOURS[name], "markersize": 5}
             below.plot(each["bins"]["variance"], each["bins"]["squared_error"], "o", label=SET_NAMES[name], **style)
         for fraction in FRACTIONS:
@@ -123,7 +126,7 @@ def figure_two(results: Sequence[dict[str, Any]]) -> Figure:
     Args:
         results: of the systems.
     """
-    figure, panels = _panels(1, len(results), 3.4)
+    figure, panels = _panels(1, len(results), 3.0)
     for axes, result in zip(panels[0], results, strict=True):
         bins = result["local"]["bins"]
         axes.plot(bins["lpr"], bins["variance"], "o", color=BLUE, markersize=4, alpha=0.7)
@@ -139,7 +142,7 @@ def figure_forces(results: Sequence[dict[str, Any]]) -> Figure:
     Args:
         results: of the systems that have forces.
     """
-    figure, panels = _panels(1, len(results), 3.4)
+    figure, panels = _panels(1, len(results), 3.0)
     for axes, result in zip(panels[0], results, strict=True):
         values = []
         for name, each in result["forces"].items():
