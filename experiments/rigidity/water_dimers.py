@@ -20,6 +20,8 @@ NEAREST, FARTHEST = 3.0, 10.0
 """Å; the shortest distance between atoms of the two molecules is drawn uniformly from here."""
 BOX = 30.0
 """Å; edge of the cubic box, which only the reciprocal space sum of the features looks at."""
+OTHER_BOX = 25.0
+"""Å; another box for monomers, to see what the box does to a prediction."""
 ELECTRONIC_TEMPERATURE = 300.0
 """K; the gap of water is so large that it does not matter."""
 
@@ -49,9 +51,10 @@ def dimer(rng: np.random.Generator, shortest: float) -> Float[Array, "6 3"]:
     return np.vstack([first, second + high * direction])
 
 
-def structures(positions: Sequence[Float[Array, "_atom 3"]]) -> list[ase.Atoms]:
-    """Water molecules in the periodic box."""
-    return [ase.Atoms("OHH" * (len(each) // 3), each, cell=[BOX] * 3, pbc=True) for each in positions]
+def structures(positions: Sequence[Float[Array, "_atom 3"]], edge: float | None = None) -> list[ase.Atoms]:
+    """Water molecules in a periodic box; :data:`BOX` if no edge is given, in Å."""
+    cell = [BOX if edge is None else edge] * 3
+    return [ase.Atoms("OHH" * (len(each) // 3), each, cell=cell, pbc=True) for each in positions]
 
 
 def labelled(seed: int, num_dimers: int, num_monomers: int) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def features():
 @pytest.fixture
 def water(monkeypatch):
     module = importlib.import_module("water_dimers")
-    monkeypatch.setattr(module, "BOX", 16.0)  # the sums over reciprocal space are shorter
+    # The sums over reciprocal space are shorter.
+    monkeypatch.setattr(module, "BOX", 16.0)
+    monkeypatch.setattr(module, "OTHER_BOX", 14.0)
     return module
 
 
@@ -185,7 +187,7 @@ def test_rigidity_is_split_only_where_blocks_are_apart(experiment):
     for name, second in (("apart", long), ("copied", np.pad(short, [(0, 0), (0, 128)]))):
         rows = np.concatenate([short, second], axis=1)
         energy = rows @ weights
-        test = {"dimers": rows[40:], "monomers": rows[41::2]}
+        test = {"dimers": rows[40:], "monomers": rows[41::2], "monomers, other box": rows[41::2]}
         test_energy = {"dimers": energy[40:], "monomers": energy[41::2]}
         found = experiment.evaluate(rows[:40], energy[:40] - energy[:40].mean(), test, test_energy, setting)["40"]
         ratios[name] = found["cpr"]
@@ -196,10 +198,13 @@ def test_evaluation_is_of_the_first_structures_only(experiment):
     rng = np.random.default_rng(11)
     setting = experiment.Setting(alpha=1e-2, sizes=(3, 6), num_test=4)
     rows, energy = rng.normal(size=(6, 896)), rng.normal(size=6)
-    test, labels = {"dimers": rows, "monomers": rows[:3]}, {"dimers": energy, "monomers": energy[:3]}
+    test = {"dimers": rows, "monomers": rows[:3], "monomers, other box": 2 * rows[:3]}
+    labels = {"dimers": energy, "monomers": energy[:3]}
     found = experiment.evaluate(rows, energy, test, labels, setting)
     weights = np.linalg.solve(rows[:3].T @ rows[:3] + 1e-2 * np.eye(896), rows[:3].T @ (energy[:3] - energy[:3].mean()))
     assert_allclose(found["3"]["monomer_predicted"], rows[:3] @ weights + energy[:3].mean(), rtol=1e-8)
+    errors = 2 * rows[:3] @ weights + energy[:3].mean() - energy[:3]
+    assert found["3"]["monomer_other_box_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
     assert found["6"]["dimer_rmse"] < 1e-3 < found["3"]["dimer_rmse"]
 
 
@@ -223,6 +228,11 @@ def test_whole_experiment_resumes_and_draws_again(experiment, tmp_path, monkeypa
         assert text.count(f"| range-separated | {order} |") == 2
         cpr = [models[name][order]["4"]["cpr"][experiment.LONG] for name in ("all atoms", "range-separated")]
         assert cpr[1] > 100 * cpr[0]
+    # What has no far atoms does not feel the box.
+    separated = models["range-separated"]["random"]["4"]
+    assert separated["monomer_other_box_rmse"] == pytest.approx(separated["monomer_rmse"], rel=1e-6)
+    other = models["all atoms"]["random"]["4"]
+    assert other["monomer_other_box_rmse"] != pytest.approx(other["monomer_rmse"], rel=1e-2)
     # All four training dimers are the same set in whatever order.
     whole = [models["all atoms"][order]["4"]["monomer_rmse"] for order in experiment.ORDERS]
     assert whole[0] == pytest.approx(whole[1], rel=1e-3)
