@@ -189,7 +189,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     axes[0].set_xticks([], minor=True)
     axes[0].set_xticklabels(sizes)
     axes[0].set_title("thick: random order, thin: nearest first", fontsize=10)
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 0.27))
     reference = np.array(seeds[0]["monomer_energy"])
     zero = reference.mean()
     limits = 1e3 * np.array([reference.min() - zero, reference.max() - zero])
