@@ -16,7 +16,7 @@ from bnn_jax.report import save
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
 FRACTIONS = tuple(2 * norm.cdf(z) - 1 for z in (1, 2, 3))
 """Of the probability: those of one, two and three standard deviations."""
-MAX_SHOWN = 300
+MAX_SHOWN = 220
 """Structures of a test set in the upper panels of figure 1; of more, evenly spaced ones are drawn."""
 SET_NAMES = {"test": "test set", "unseen": "unseen frameworks"}
 SET_COLOURS = {"test": BLUE, "unseen": ORANGE}
