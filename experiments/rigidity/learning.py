@@ -327,7 +327,7 @@ def write_tables(out: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systems", nargs="+", choices=list(TRAIN_SIZES), default=list(TRAIN_SIZES))
+    parser.add_argument("--systems", nargs="+", choices=list(TRAIN_SIZES), default=["qm9"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="folder of reference data; default: $BNN_JAX_TEST_DATA")
     parser.add_argument("--out", type=Path, default=Path("runs/rigidity-learning"))

@@ -10,10 +10,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnn_jax.metrics import spearman
 from bnn_jax.report import save
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
-MAX_SHOWN = 120
+MAX_SHOWN = 100
 """Environments drawn; the numbers are over all of them."""
 Results = Sequence[dict[str, Any]]
 """Of one system, one for each seed."""
@@ -81,7 +82,9 @@ def figure_three(results: Results) -> Figure:
     for axes in (right, lower_right):
         axes.set_ylabel("mean relative change")
         axes.set_yscale("log")
-        axes.legend(fontsize=8)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        axes.legend(fontsize=8, loc="upper right")
     return figure
 
 
@@ -119,6 +122,12 @@ def _pairs(results: Results, what: int, normalised: bool) -> list[float]:
     return [relative_change(np.array(each["trajectory"]["lpr"][what]), first, normalised) for each in results[1:]]
 
 
+def _ranks(results: Results, what: int) -> list[float]:
+    """Rank correlations of the rigidities under the networks of other seeds and of the first one."""
+    first = np.array(results[0]["trajectory"]["lpr"][what])
+    return [spearman(first, np.array(each["trajectory"]["lpr"][what])) for each in results[1:]]
+
+
 def normalised_floor(results: Results) -> list[float]:
     """What another seed changes in the normalised rigidities of the final network.
 
@@ -137,6 +146,10 @@ def _cell(values: Sequence[float]) -> str:
     if len(percent) == 1:
         return f"{percent[0]:.3g}"
     return f"{percent.mean():.3g} ({percent.min():.3g} to {percent.max():.3g})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def table(results: Mapping[str, Results]) -> str:
@@ -176,14 +189,14 @@ def _system(results: Results) -> list[str]:
         by_size.append(f"{row} {same} |")
     parts = [head, "\n".join(lines), "\n".join(by_size)]
     if len(results) > 1:
-        floors = [(_pairs(results, what, False), _pairs(results, what, True)) for what in (0, -1)]
         text = "; ".join(
-            f"{name}: {_cell(raw)} % of the LPR, {_cell(normalised)} % of the normalised"
-            for name, (raw, normalised) in zip(("random initial weights", "final networks"), floors, strict=True)
+            f"{name}: {_cell(_pairs(results, what, False))} % of the LPR, {_cell(_pairs(results, what, True))} % of the"
+            f" normalised, Spearman {_numbers(_ranks(results, what))}"
+            for name, what in (("random initial weights", 0), ("final networks", -1))
         )
         parts.append(f"Other seeds against seed {first['seed']}, on the same data: {text}")
     parts.append(
-        f"Training {sum(each['training_seconds'] for each in results) / 60:.0f} min, analysis"
+        f"Training of what was not there yet {sum(each['training_seconds'] for each in results) / 60:.0f} min, analysis"
         f" {sum(each['analysis_seconds'] for each in results) / 60:.1f} min, on {first['environment']}"
     )
     return parts
