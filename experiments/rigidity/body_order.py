@@ -168,7 +168,7 @@ def table(results: Mapping[str, Any]) -> str:
         for order in orders:
             cpr = np.mean([each["models"][model][name]["cpr"][order] for each in seeds])
             less = np.mean([each["models"][model][name]["cpr_less_regularised"][order] for each in seeds])
-            cells.append(f"{cpr:.1e} ({cpr / less:.2g})")
+            cells.append(f"{cpr:.1e} ({cpr / less:.3g})")
         lines.append(f"| {model} | {name} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -195,7 +195,7 @@ def _rows(seeds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """The figure: rigidities, and the dimer curve by all components and by the first."""
     seeds, distances = results["seeds"], np.array(results["distances"])
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained", sharex="col", sharey="col")
+    figure, axes = plt.subplots(2, 3, figsize=(9.4, 5.4), layout="constrained", sharex="col", sharey="col")
     for row, (model, sets) in zip(axes, seeds[0]["models"].items(), strict=True):
         for k, name in enumerate(sets):
             style = {"color": f"C{k}", "label": name}
@@ -217,7 +217,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     for axis in axes[:, 1:].flat:
         axis.set_ylim(low - 0.6, 1.2)
     axes[0, 0].legend(fontsize=8)
-    axes[0, 1].legend(fontsize=8)
+    axes[0, 1].legend(fontsize=8, loc="lower right")
     axes[0, 1].set_title("dimer, all components", fontsize=10)
     axes[0, 2].set_title("dimer, ν = 1 alone", fontsize=10)
     axes[0, 0].set_title("rigidity by correlation order", fontsize=10)
