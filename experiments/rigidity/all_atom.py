@@ -84,19 +84,18 @@ def simulate(folder: Path, settings: Settings) -> Beads:
     known = json.loads(json.dumps(settings._asdict()))
     if path.exists() and json.loads(path.read_text()) != known:
         raise bnn_jax.InputError(f"{folder} holds another simulation; choose another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps(known, indent=1))
-    num_pieces = -(-settings.num_frames // settings.frames_a_piece)
-    paths = [folder / f"piece-{i:03d}.npz" for i in range(num_pieces)]
+    paths = [folder / f"piece-{i:03d}.npz" for i in range(-(-settings.num_frames // settings.frames_a_piece))]
     if not all(piece.exists() for piece in paths):
-        _run_missing(folder / "equilibrated.npz", paths, settings)
+        water = _Water(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, json.dumps(known, indent=1))
+        _run_missing(water, folder / "equilibrated.npz", paths)
     pieces = [np.load(piece) for piece in paths]
     frames = {name: np.concatenate([piece[name] for piece in pieces]) for name in ("positions", "forces")}
     return Beads(**{name: array[: settings.num_frames] for name, array in frames.items()}, side=side(settings[0]))
 
 
-def _run_missing(equilibrated: Path, paths: list[Path], settings: Settings) -> None:
-    water = _Water(settings)
+def _run_missing(water: "_Water", equilibrated: Path, paths: list[Path]) -> None:
     if not equilibrated.exists():
         print("all-atom water: equilibrating", flush=True)
         save_arrays(equilibrated, water.equilibrate())
@@ -104,7 +103,7 @@ def _run_missing(equilibrated: Path, paths: list[Path], settings: Settings) -> N
     for i in trange(len(paths), desc="all-atom water", unit="piece", disable=None):
         if not paths[i].exists():
             with np.load(last) as state:
-                save_arrays(paths[i], water.run(state["atoms"], state["velocities"], seed=settings.seed + 1 + i))
+                save_arrays(paths[i], water.run(state["atoms"], state["velocities"], number=i))
         last = paths[i]
 
 
@@ -165,9 +164,9 @@ class _Water:
         integrator.step(round(1000 * self.settings.equilibration_ps / self.settings.time_step_fs))
         return self._state(context)
 
-    def run(self, atoms: np.ndarray, velocities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    def run(self, atoms: np.ndarray, velocities: np.ndarray, number: int) -> dict[str, np.ndarray]:
         """One piece: beads of each frame, and the state at the end."""
-        integrator, context = self._context(seed)
+        integrator, context = self._context(self.settings.seed + 1 + number)
         context.setPositions(atoms)
         context.setVelocities(velocities)
         frames = []
