@@ -92,7 +92,9 @@ def simulate(folder: Path, settings: Settings) -> Beads:
         _run_missing(water, folder / "equilibrated.npz", paths)
     pieces = [np.load(piece) for piece in paths]
     frames = {name: np.concatenate([piece[name] for piece in pieces]) for name in ("positions", "forces")}
-    return Beads(**{name: array[: settings.num_frames] for name, array in frames.items()}, side=side(settings[0]))
+    return Beads(
+        **{name: array[: settings.num_frames] for name, array in frames.items()}, side=side(settings.num_molecules)
+    )
 
 
 def _run_missing(water: "_Water", equilibrated: Path, paths: list[Path]) -> None:

@@ -71,7 +71,7 @@ def orders(num_bins: int) -> np.ndarray:
 def trajectories(results: dict[str, Any]) -> Figure:
     """Relative rigidity, g(r) and order parameter for each size of the training set (figure 8)."""
     groups, reference = by_size(results["networks"]), results["reference"]
-    figure = Figure(figsize=(2.6 * len(groups) + 0.8, 6.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(2.1 * len(groups) + 0.8, 6.4), dpi=100, layout="constrained")
     panels = figure.subplots(3, len(groups), sharex="row", sharey="row", squeeze=False)
     whole = reference["all"]
     r, order = radii(reference["side"], len(whole["pair_correlation"])), orders(len(whole["order"]))
