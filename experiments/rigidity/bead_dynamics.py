@@ -15,6 +15,8 @@ import bnn_jax
 from bnn_jax.rigidity import Network
 from bnn_jax.types import AtomGraph
 
+UNSTABLE = 2.0
+"""Times the temperature of the bath: a hotter frame is taken for an instability."""
 HEADROOM = 1.15
 """Room for pairs of neighbours, over those of the first frame."""
 
@@ -24,7 +26,7 @@ class Dynamics(NamedTuple):
 
     time_step_fs: float = 4.0
     temperature: float = 300.0
-    """In K; twice as much of kinetic energy is taken for an instability."""
+    """In K."""
     friction_per_ps: float = 5.0
     """Zero conserves the energy."""
     steps_a_frame: int = 25
@@ -153,6 +155,7 @@ def run(
     dynamics: Dynamics,
     seed: int,
     frames_a_call: int = 20,
+    limit: float = UNSTABLE,
 ) -> Trajectory:
     """A trajectory, which ends early where it becomes unstable.
 
@@ -163,6 +166,7 @@ def run(
         dynamics: how to integrate.
         seed: of velocities and noise.
         frames_a_call: after so many frames neighbours and temperatures are looked at.
+        limit: times the temperature of the bath that ends the trajectory.
 
     Raises:
         InputError: the cutoff is more than half the side.
@@ -186,13 +190,23 @@ def run(
             kept = min(frames_a_call, dynamics.num_frames - num_found)
             found.append(tuple(np.asarray(values)[:kept] for values in part))
             bar.update(kept)
-            if _first_unstable(found[-1][2], len(positions), dynamics) is not None:
+            if first_hot(_temperatures(found[-1][2], positions), limit * dynamics.temperature) is not None:
                 break
     frames, energies, kinetic = (np.concatenate(values) for values in zip(*found, strict=True))
-    first = _first_unstable(kinetic, len(positions), dynamics)
+    temperatures = _temperatures(kinetic, positions)
+    first = first_hot(temperatures, limit * dynamics.temperature)
     end = None if first is None else first + 1
-    temperatures = kinetic[:end] / (1.5 * len(positions) * ase.units.kB)
-    return Trajectory(frames[:end], energies[:end], temperatures, first is None)
+    return Trajectory(frames[:end], energies[:end], temperatures[:end], first is None)
+
+
+def first_hot(temperatures: Float[np.ndarray, " frame"], limit: float) -> int | None:
+    """The first frame that is hotter, or not finite."""
+    is_hot = ~(temperatures < limit)
+    return int(np.argmax(is_hot)) if is_hot.any() else None
+
+
+def _temperatures(kinetic: Float[np.ndarray, " frame"], positions: np.ndarray) -> Float[np.ndarray, " frame"]:
+    return kinetic / (1.5 * len(positions) * ase.units.kB)
 
 
 def _started(network: Network, positions: Array, velocities: Array, side: float, capacity: int) -> State:
@@ -203,10 +217,3 @@ def _started(network: Network, positions: Array, velocities: Array, side: float,
 
 def _compiled(network: Network, side: float, dynamics: Dynamics, num_frames: int, capacity: int) -> Callable:
     return build_steps(build_energy_and_forces(network, side, capacity), dynamics, num_frames)
-
-
-def _first_unstable(kinetic: Float[np.ndarray, " frame"], num_beads: int, dynamics: Dynamics) -> int | None:
-    """The first frame that is twice as hot as the bath, or not finite."""
-    temperatures = kinetic / (1.5 * num_beads * ase.units.kB)
-    is_unstable = ~(temperatures < 2 * dynamics.temperature)
-    return int(np.argmax(is_unstable)) if is_unstable.any() else None

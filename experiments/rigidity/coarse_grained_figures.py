@@ -1,5 +1,6 @@
 """Figures and table of the coarse-grained water, from its stored results."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import ase.utils
 import numpy as np
 from jaxtyping import Float
-from liquid_structure import minimum_image, total_variation
+from liquid_structure import total_variation
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -22,6 +23,8 @@ from bnn_jax.report import save
 ROTATION = "-80x,20y,0z"
 BOND = 2.5
 """In Angstrom: beads in close contact (figure 9)."""
+DISTANCES = (0.0, 1.0, 1.5, 2.0, BOND, 3.0, 9.0)
+"""In Angstrom: classes of the nearest distance."""
 WINDOW = 50
 """Frames of the moving average."""
 ORDER_RANGE = (0.0, 0.5)
@@ -111,19 +114,34 @@ def _rigidity_panel(axes: Axes, network: dict[str, Any]) -> None:
 
 
 def beads(failure: dict[str, Any]) -> Figure:
-    """Beads of two configurations coloured by their rigidities (figure 9)."""
+    """Beads of two configurations coloured by their rigidities, and all against their distances (figure 9)."""
     frames, relative = np.array(failure["positions"]), np.array(failure["relative"])
-    figure = Figure(figsize=(9.2, 4.6), dpi=110, layout="constrained")
-    panels = figure.subplots(1, 2)
-    norm = LogNorm(relative.min(), max(relative.max(), relative.min() * 1.001))
-    what = "unstable" if not failure["is_stable"] else "last"
+    figure = Figure(figsize=(12.6, 4.2), dpi=95, layout="constrained")
+    *panels, scatter = figure.subplots(1, 3, width_ratios=(1, 1, 0.95))
+    shown = relative[[0, -1]]
+    norm = LogNorm(shown.min(), max(shown.max(), shown.min() * 1.001))
+    what = "last" if failure["is_stable"] else "unstable"
     titles = ("initial configuration", f"{what} configuration, {failure['picoseconds']:.2f} ps")
-    for axes, positions, values, title in zip(panels, frames, relative, titles, strict=True):
+    for axes, positions, values, title in zip(panels, frames, shown, titles, strict=True):
         _draw_beads(axes, np.mod(positions, failure["side"]), failure["side"], values, norm)
         axes.set_title(title, fontsize=10)
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels, shrink=0.85)
-    bar.set_label("LPR relative to the mean of the initial configuration")
+    bar.set_label("LPR relative to the mean\nof the initial configuration")
+    _draw_distances(scatter, np.array(failure["nearest"]), relative)
     return figure
+
+
+def _draw_distances(axes: Axes, nearest: np.ndarray, relative: np.ndarray) -> None:
+    parts = ((nearest[1:], relative[1:], RED, "unstable frames"), (nearest[:1], relative[:1], BLUE, "initial"))
+    for x, y, colour, label in parts:
+        axes.scatter(x, y, s=5, color=colour, alpha=0.5, linewidths=0, label=label)
+    axes.axvline(BOND, color=BLACK, linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    axes.set_xlabel("distance to the nearest bead (Å)")
+    axes.set_ylabel("relative LPR")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8)
 
 
 def contacts(positions: Float[np.ndarray, "bead 3"]) -> np.ndarray:
@@ -174,7 +192,7 @@ def table(results: dict[str, Any]) -> str:
         "closest pair, Å",
         "unstable",
         "temperature, K",
-        "NVE drift, meV a bead and ps",
+        "NVE drift, µeV a bead and ps",
     )
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
     for size, networks in by_size(results["networks"]).items():
@@ -191,7 +209,7 @@ def table(results: dict[str, Any]) -> str:
             f"{min(network['trajectory']['closest'] for network in networks):.2f}",
             str(sum(not network["trajectory"]["is_stable"] for network in networks)),
             spread([network["trajectory"]["temperature"] for network in networks], 1),
-            spread([network["conservation"]["drift_mev_per_bead_per_ps"] for network in networks], 3),
+            spread([1000 * network["conservation"]["drift_mev_per_bead_per_ps"] for network in networks], 1),
         )
         lines.append("| " + " | ".join(cells) + " |")
     blocks = np.array([deviations(block, reference) for block in reference["blocks"]])
@@ -206,8 +224,9 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"Figure 9: {failure['num_train']} configurations, seed {failure['seed']}, time step"
         f" {failure['time_step_fs']:g} fs (tried: {tried or 'none'} fs); {failure['temperature']:.0f} K after"
-        f" {failure['picoseconds']:.2f} ps. Relative LPR: {_range(failure['relative'][0])} at first,"
-        f" {_range(failure['relative'][1])} at last, {_contact_sentence(failure)}.",
+        f" {failure['picoseconds']:.2f} ps.",
+        "",
+        *distance_table(failure),
         "",
         f"Measured on: {first['environment']}",
         "",
@@ -215,19 +234,18 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.3g} to {max(values):.3g}"
-
-
-def _contact_sentence(failure: dict[str, Any]) -> str:
-    positions, values = np.array(failure["positions"][1]), np.array(failure["relative"][1])
-    distances = np.linalg.norm(minimum_image(positions[None] - positions[:, None], failure["side"]), axis=-1)
-    touches = ((distances < BOND) & ~np.eye(len(positions), dtype=bool)).any(axis=1)
-    if not touches.any() or touches.all():
-        return f"{int(touches.sum())} beads in contact below {BOND:g} Å"
-    inside, outside = np.median(values[touches]), np.median(values[~touches])
-    close = f"{int(touches.sum())} beads in contact below {BOND:g} Å"
-    return f"median {inside:.3g} of the {close} and {outside:.3g} of the others"
+def distance_table(failure: dict[str, Any]) -> list[str]:
+    """Relative rigidities of beads by the distance to their nearest one: initially, and in all unstable frames."""
+    nearest, relative = np.array(failure["nearest"]), np.array(failure["relative"])
+    lines = ["| nearest bead, Å | beads | relative LPR: 5 % | median | 95 % |", "|---|---:|---:|---:|---:|"]
+    rows = [("initial configuration", relative[0])]
+    for low, high in itertools.pairwise(DISTANCES):
+        chosen = (nearest[1:] >= low) & (nearest[1:] < high)
+        rows.append((f"unstable, {low:g} to {high:g}", relative[1:][chosen]))
+    for name, values in rows:
+        cells = [f"{value:.2f}" for value in np.quantile(values, (0.05, 0.5, 0.95))] if len(values) else ["-"] * 3
+        lines.append("| " + " | ".join([name, str(len(values)), *cells]) + " |")
+    return lines
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int) -> str:

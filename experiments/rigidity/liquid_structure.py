@@ -16,6 +16,12 @@ def pair_distances(positions: Float[np.ndarray, "bead 3"], side: float) -> Float
     return np.linalg.norm(minimum_image(positions[second] - positions[first], side), axis=-1)
 
 
+def nearest_distances(positions: Float[np.ndarray, "bead 3"], side: float) -> Float[np.ndarray, " bead"]:
+    """From each bead to the nearest image of another."""
+    distances = np.linalg.norm(minimum_image(positions[None] - positions[:, None], side), axis=-1)
+    return np.where(np.eye(len(positions), dtype=bool), np.inf, distances).min(axis=1)
+
+
 def pair_correlation(
     frames: Float[np.ndarray, "frame bead 3"], side: float, edges: Float[np.ndarray, " edge"]
 ) -> Float[np.ndarray, " bin"]:
