@@ -109,7 +109,7 @@ def _run_missing(water: "_Water", equilibrated: Path, paths: list[Path]) -> None
         last = paths[i]
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """A compressed archive, whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
