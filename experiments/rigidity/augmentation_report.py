@@ -122,9 +122,7 @@ def tables(results: Mapping[str, Any]) -> str:
                 f" meV/atom after 0, 1 and {number} added structures."
             )
             parts.append(sweep_table(sweep, number))
-    where = results["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    parts.append(f"Measured on: {where['cpu']}, {where['cores']} cores; Python {where['python']}, {versions}")
+    parts.append(f"Measured on: {results['environment']}")
     return "\n\n".join(parts) + "\n"
 
 

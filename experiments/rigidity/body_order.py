@@ -23,8 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import silicon_clusters
 import xtb
-from component_records import environment, finished, mean_and_range, read_results
 from jaxtyping import Float
+from pieces import environment, finished, mean_and_range, read_results
 from tqdm import tqdm
 
 import bnn_jax

@@ -21,6 +21,7 @@ from ase.data import chemical_symbols
 from committee_figures import draw, table
 from jaxtyping import Float, Int
 from last_layer import ZETAS, Choice, choose, derivatives, weighted
+from pieces import environment
 from reference_sets import (
     NUM_VALID,
     SPLIT_SEED,
@@ -28,7 +29,6 @@ from reference_sets import (
     System,
     configuration,
     data_folder,
-    environment,
     read,
     read_train,
     rounded,

@@ -94,9 +94,7 @@ def tables(results: Mapping[str, Any]) -> str:
             if count in (1, 10, 100)
         )
         parts.append(f"Environments in which a strategy is the best, {best}.")
-    where = results["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    parts.append(f"Measured on: {where['cpu']}, {where['cores']} cores; Python {where['python']}, {versions}")
+    parts.append(f"Measured on: {results['environment']}")
     return "\n\n".join(parts) + "\n"
 
 

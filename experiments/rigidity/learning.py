@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import Float
 from last_layer import ZETAS, choose, derivatives, weighted
 from learning_figures import draw, relative_change, table
+from pieces import environment
 from reference_sets import (
     NUM_VALID,
     SPLIT_SEED,
     SYSTEMS,
     configuration,
     data_folder,
-    environment,
     load_network,
     read,
     read_train,

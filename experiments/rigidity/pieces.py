@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import ase
@@ -20,7 +21,7 @@ from bnn_jax import InputError
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.report import to_json
 
-PACKAGES = ("bnn_jax", "jax", "featomic", "numpy", "scipy", "ase")
+PACKAGES = ("bnn_jax", "jax", "numpy", "scipy", "ase", "featomic", "tblite")
 GRAMS_PER_CM3 = 1.66053906892
 """One atomic mass unit per cubic Angstrom."""
 
@@ -105,16 +106,24 @@ def save_small(figure: Figure, path: Path) -> None:
         image.convert("RGB").quantize(128).save(path, optimize=True)
 
 
-def environment() -> dict[str, Any]:
-    """Machine and versions."""
+def environment() -> str:
+    """Processor and versions in one line; a time without them says nothing."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def mean_and_range(values: Sequence[float], form: str) -> str:
+    """Mean over seeds, with the least and greatest where there are several."""
+    text = format(mean(values), form)
+    return text if len(values) < 2 else f"{text} ({min(values):{form}} to {max(values):{form}})"

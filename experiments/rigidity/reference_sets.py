@@ -3,13 +3,10 @@
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import least_squares
 import numpy as np
 
@@ -168,15 +165,3 @@ def rounded(value: Any, digits: int = 6) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(each, digits) for each in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
-
-def environment() -> str:
-    """Device and versions in one line; a time without them says nothing."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    device = jax.devices()[0]
-    where = cpu if device.platform == "cpu" else f"{device.device_kind} beside {cpu}"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("bnn_jax", "jax"))
-    return f"{where}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"

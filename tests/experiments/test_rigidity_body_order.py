@@ -20,7 +20,7 @@ from skmatter.metrics import componentwise_prediction_rigidity
 from bnn_jax import InputError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("body_order", "many_body", "silicon_clusters", "component_model", "component_records", "xtb")
+MODULES = ("body_order", "many_body", "silicon_clusters", "component_model", "pieces", "xtb")
 TINY = ("--train", "13", "--replace", "4", "--test", "3", "--degrees", "6", "5", "5", "4")
 CUTOFF = 5.5
 RNG = np.random.default_rng(1)

@@ -22,7 +22,7 @@ from bnn_jax.rigidity import Network, SquareLoss, gauss_newton_matrix
 from bnn_jax.types import Labels, Prediction
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("committee", "committee_figures", "last_layer", "least_squares", "reference_sets")
+MODULES = ("committee", "committee_figures", "last_layer", "least_squares", "pieces", "reference_sets")
 MODEL = {"num_blocks": 1, "num_features": 3, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
 ARGUMENTS = "--systems ethanol --steps 4 --folds 2 --spread 1 --structures 36 --valid 12 --features 2 --test 8".split()
 

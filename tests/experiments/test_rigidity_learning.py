@@ -18,7 +18,7 @@ from bnn_jax import Config, Dataset, InputError
 from bnn_jax.methods import registry
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("learning", "learning_figures", "last_layer", "least_squares", "reference_sets")
+MODULES = ("learning", "learning_figures", "last_layer", "least_squares", "pieces", "reference_sets")
 MODEL = {"num_blocks": 1, "num_features": 3, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
 ARGUMENTS = "--systems qm9 --steps 50 --structures 24 --valid 6 --features 3 --molecules 4 --train-sizes 10".split()
 

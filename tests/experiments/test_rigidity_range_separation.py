@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from bnn_jax import InputError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("range_separation", "multi_length_scale", "water_dimers", "component_model", "component_records", "xtb")
+MODULES = ("range_separation", "multi_length_scale", "water_dimers", "component_model", "pieces", "xtb")
 
 
 def needs(name):
