@@ -129,8 +129,8 @@ def jacobian_of_structure(
     rows: dict[str, Array] = {}
     if "energy" in values:
         rows["energy"] = energy_gradient(vector, graph)[None]
-    if "forces" in values:
-        positions = graph.nodes["positions"]
+    positions = graph.nodes["positions"]
+    if "forces" in values and len(vector) >= positions.size:  # else the weights are fewer directions
         along = jnp.eye(positions.size, dtype=positions.dtype).reshape(-1, *positions.shape)
         pushed = _pushed(lambda moved: energy_gradient(vector, _moved(graph, moved)), positions, along)
         rows["forces"] = -pushed.reshape(*positions.shape, -1)
@@ -157,7 +157,7 @@ def _pushed(function: Callable[[Array], Array], at: Array, along: Array) -> Arra
     """Derivatives [direction, parameter] of a gradient by what moves the atoms.
 
     Forces and weights change places: the derivative of a force by the weights is minus that of the energy's gradient by
-    the position. There are fewer coordinates than weights, and forward derivatives cost less than backward ones.
+    the position. Where there are fewer coordinates than weights, these are the fewer forward derivatives.
     """
     _, push = jax.linearize(function, at)
     return jax.lax.map(push, along, batch_size=min(TANGENTS_AT_ONCE, len(along)))
