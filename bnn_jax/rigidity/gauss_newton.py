@@ -9,8 +9,8 @@ from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
 from bnn_jax.types import InputError
 
-ROWS_AT_ONCE = 1024
-"""Whose products are added up together."""
+BLOCK_BYTES = 2**26
+"""Of rows whose products are added up together: to make the product then costs more than to add it."""
 
 
 def last_layer_precision(
@@ -56,25 +56,33 @@ def gauss_newton_matrix(
     Reference: Chong et al. (2024), eq. 6.
     """
     total: np.ndarray | None = None
-    for block in _blocks(rows):
+    for _, block in blocks(rows, BLOCK_BYTES):
+        block = block.astype(np.float64)
         total = block.T @ block if total is None else total + block.T @ block
     if total is None:
         raise InputError("There are no labelled structures to make a Hessian of; give some.")
     return total
 
 
-def _blocks(
-    rows: Iterable[Float[np.ndarray, "_row parameter"]],
-) -> Iterator[Float[np.ndarray, "_row parameter"]]:
-    """Rows of so many structures together that their product costs more than adding it up."""
+def blocks(
+    rows: Iterable[Float[np.ndarray, "_row parameter"]], block_bytes: int
+) -> Iterator[tuple[int, Float[np.ndarray, "_row parameter"]]]:
+    """Rows of several structures together, and the number of these structures.
+
+    Args:
+        rows: of each structure.
+        block_bytes: that a block may have, if it is of more than one structure.
+    """
     held: list[np.ndarray] = []
+    size = 0
     for each in rows:
-        held.append(np.asarray(each, np.float64))
-        if sum(map(len, held)) >= ROWS_AT_ONCE:
-            yield np.concatenate(held)
-            held = []
+        if held and size + each.nbytes > block_bytes:
+            yield len(held), np.concatenate(held)
+            held, size = [], 0
+        held.append(each)
+        size += each.nbytes
     if held:
-        yield np.concatenate(held)
+        yield len(held), np.concatenate(held)
 
 
 class DenseHessian(NamedTuple):

@@ -42,9 +42,11 @@ class Derivative(NamedTuple):
     """Functions whose derivatives are taken; hashable, so that what is compiled for them is kept."""
 
     apply: Callable[..., Prediction]
+    """``Potential.apply``."""
     put: Callable[[Params, Float[Array, " parameter"]], Params]
     """See :class:`bnn_jax.rigidity.network.Weights`."""
     outputs_fn: OutputsFn
+    """See :func:`jacobians`."""
 
 
 def jacobians(
@@ -97,6 +99,7 @@ def _gathered(packed: PackedData, indices: Array, sizes: tuple[int, int]) -> Ato
 
 @partial(jax.jit, static_argnames=("of_what", "mesh"))
 def _of_many(params: Params, vector: Array, graphs: AtomGraph, of_what: Derivative, mesh: Mesh) -> Any:
+    """Outputs and derivatives of several structures, one after another on each device."""
     each, everywhere = PartitionSpec("sample"), PartitionSpec()
 
     @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, everywhere, each), out_specs=each, check_vma=False)

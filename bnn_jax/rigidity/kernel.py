@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve, cholesky
 from tqdm import tqdm
 
-from bnn_jax.rigidity.gauss_newton import absolute_zeta
+from bnn_jax.rigidity.gauss_newton import absolute_zeta, blocks
 from bnn_jax.types import InputError
 
 RowsFn = Callable[[int], Iterator[Float[np.ndarray, "_row parameter"]]]
@@ -41,7 +41,7 @@ class KernelHessian(NamedTuple):
     def matvec(self, vectors: Float[np.ndarray, "target parameter"]) -> Float[np.ndarray, "target parameter"]:
         """H v of several vectors."""
         result = self.zeta**2 * np.asarray(vectors, np.float64)
-        for _, block in blocks(self.rows_fn(0), self.max_bytes):
+        for _, block in blocks(self.rows_fn(0), self.max_bytes // 2):
             result += _product(vectors, block) @ block
         return result
 
@@ -50,7 +50,7 @@ class KernelHessian(NamedTuple):
         vectors = np.asarray(vectors, np.float64)
         inner = cho_solve((self.factor, True), self._against(vectors))
         result, first = vectors.copy(), 0
-        for _, block in blocks(self.rows_fn(0), self.max_bytes):
+        for _, block in blocks(self.rows_fn(0), self.max_bytes // 2):
             result -= inner[first : first + len(block)].T @ block
             first += len(block)
         return result / self.zeta**2
@@ -86,7 +86,7 @@ class KernelHessian(NamedTuple):
         return type(self)(more, self.zeta, kernel, _factor(kernel, self.zeta), self.num_weights, self.max_bytes)
 
     def _against(self, vectors: np.ndarray) -> Float[np.ndarray, "row target"]:
-        return np.concatenate([_product(block, vectors) for _, block in blocks(self.rows_fn(0), self.max_bytes)])
+        return np.concatenate([_product(block, vectors) for _, block in blocks(self.rows_fn(0), self.max_bytes // 2)])
 
 
 def kernel_hessian(
@@ -113,7 +113,7 @@ def kernel_hessian(
         i = 0
         while i == 0 or i < len(first) - 1:
             held: np.ndarray | None = None
-            for j, (size, block) in enumerate(blocks(rows_fn(first[i]), max_bytes), i):
+            for j, (size, block) in enumerate(blocks(rows_fn(first[i]), max_bytes // 2), i):
                 if i == 0:
                     first.append(first[-1] + size)
                     num_weights = block.shape[1]
@@ -141,25 +141,6 @@ def _product(
         columns = slice(first, first + COLUMNS_AT_ONCE)
         total += left[:, columns].astype(np.float64) @ right[:, columns].astype(np.float64).T
     return total
-
-
-def blocks(rows: Iterator[np.ndarray], max_bytes: int) -> Iterator[tuple[int, Float[np.ndarray, "_row parameter"]]]:
-    """Rows of several structures together, half as many bytes as may be held, and the number of these structures.
-
-    Args:
-        rows: of each structure.
-        max_bytes: of two blocks.
-    """
-    held: list[np.ndarray] = []
-    size = 0
-    for each in rows:
-        if held and size + each.nbytes > max_bytes / 2:
-            yield len(held), np.concatenate(held)
-            held, size = [], 0
-        held.append(each)
-        size += each.nbytes
-    if held:
-        yield len(held), np.concatenate(held)
 
 
 def _factor(kernel: np.ndarray, zeta: float) -> np.ndarray:

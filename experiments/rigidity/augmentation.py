@@ -8,7 +8,6 @@ A killed run continues when it is started again; what is finished is not compute
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +16,19 @@ import ase
 import numpy as np
 from augmentation_report import figure, tables
 from jaxtyping import Bool, Float, Int
-from pieces import data_folder, densities, energies_per_atom, environment, finished, read_frames, read_results
+from pieces import (
+    data_folder,
+    densities,
+    energies_per_atom,
+    environment,
+    finished,
+    read_frames,
+    read_results,
+    run_command,
+)
 from power_spectrum import Basis, atom_features
 from tqdm import tqdm
 
-import bnn_jax
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.report import to_json
 from bnn_jax.rigidity import (
@@ -306,8 +313,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except bnn_jax.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

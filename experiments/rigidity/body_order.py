@@ -8,7 +8,6 @@ A killed run continues when it is started again; what is finished is not compute
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import silicon_clusters
 import xtb
 from jaxtyping import Float
-from pieces import environment, finished, mean_and_range, read_results
+from pieces import environment, finished, mean_and_range, read_results, run_command
 from tqdm import tqdm
 
 import bnn_jax
@@ -281,8 +280,4 @@ def check(setting: Setting) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except bnn_jax.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -11,12 +11,8 @@ A killed run continues when it is started again; what is finished is not compute
 import argparse
 import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +26,7 @@ import coarse_grained_figures as figures
 import numpy as np
 from bead_rigidity import force_rigidity
 from liquid_structure import nearest_distances, order_distribution, pair_correlation, pair_distances
+from pieces import environment, run_command, stored
 
 import bnn_jax
 from bnn_jax.checkpoint import write_text_atomic
@@ -162,18 +159,15 @@ def run_network(
         "zeta": ZETA,
     }
     path = folder / "result.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if differing := [key for key, value in known.items() if found[key] != json.loads(json.dumps(value))]:
-            raise bnn_jax.InputError(f"{path} has another {differing[0]}; choose another --out.")
+    if (found := stored(path, known)) is not None:
         return found
     print(f"{num_train} configurations, seed {seed}", flush=True)
     train = draw(reference.part("train"), num_train, seed)
     posterior, fit_seconds = timed(
         bnn_jax.fit, train, reference.part("valid"), config, seed, folder / "fit", resume=True
     )
-    stored = folder / "trajectory.npz"
-    trajectory, dynamics_seconds = timed(stored_trajectory, stored, posterior, reference, dynamics, seed)
+    kept = folder / "trajectory.npz"
+    trajectory, dynamics_seconds = timed(stored_trajectory, kept, posterior, reference, dynamics, seed)
     rigidity, rigidity_seconds = timed(force_rigidity, posterior.network(), train, ZETA)
     found = known | {
         "seconds": {"fit": fit_seconds, "dynamics": dynamics_seconds, "rigidity": rigidity_seconds},
@@ -326,16 +320,6 @@ def failure(num_train: int, seed: int, reference: Reference, found: dict[str, An
     return answer
 
 
-def environment() -> str:
-    """Device and versions in one line; a time without them says nothing."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("bnn_jax", "jax", "openmm") if find_spec(name))
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
-
-
 def run(
     seeds: Sequence[int],
     train_sizes: Sequence[int],
@@ -399,8 +383,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except bnn_jax.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

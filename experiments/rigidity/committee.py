@@ -9,7 +9,6 @@ A killed run continues when it is started again; what is finished is not compute
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,24 +20,21 @@ from ase.data import chemical_symbols
 from committee_figures import draw, table
 from jaxtyping import Float, Int
 from last_layer import ZETAS, Choice, choose, derivatives, weighted
-from pieces import environment
+from pieces import data_folder, environment, run_command, stored
 from reference_sets import (
     NUM_VALID,
     SPLIT_SEED,
     SYSTEMS,
     System,
     configuration,
-    data_folder,
-    read,
     read_train,
     rounded,
-    stored,
     trained,
 )
 from scipy.stats import linregress
 from tqdm import tqdm
 
-from bnn_jax import Config, Dataset, InputError, Posterior
+from bnn_jax import Config, Dataset, InputError, Posterior, load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.metrics import (
     bootstrap_interval,
@@ -86,11 +82,10 @@ def read_parts(system: System, data: Path, sizes: Sizes) -> Parts:
     """Training, validation and test sets.
 
     Raises:
-        InputError: a file is missing or holds too few structures.
+        InputError: a file holds too few structures.
     """
     train, valid = read_train(system, data, sizes.valid, sizes.structures)
-    folder = data / system.folder
-    tests = {name: read(folder, file) for name, file in system.tests.items()}
+    tests = {name: load(data / system.file(file)) for name, file in system.tests.items()}
     if sizes.test is not None:
         tests = {name: each.split(test=min(sizes.test, len(each)), seed=SPLIT_SEED)[0] for name, each in tests.items()}
     return Parts(train, valid, tests)
@@ -362,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.table_only:
         sizes = Sizes(**{name: getattr(options, name) for name in Sizes._fields})
-        folder = data_folder(options.data)
+        folder = data_folder(options.data, [file for name in options.systems for file in SYSTEMS[name].files])
         parts = {name: read_parts(SYSTEMS[name], folder, sizes) for name in options.systems}
         options.out.mkdir(parents=True, exist_ok=True)
         for name, each in parts.items():
@@ -374,8 +369,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

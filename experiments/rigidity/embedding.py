@@ -8,7 +8,6 @@ A killed run continues when it is started again; what is finished is not compute
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from ase.build import bulk
 from embedding_report import figures, tables
 from jaxtyping import Bool, Float
 from liquid import Stage, coordination, diamond, dynamics, neighbours, radial_distribution
-from pieces import data_folder, environment, finished, read_frames, read_results
+from pieces import data_folder, environment, finished, read_frames, read_results, run_command
 from power_spectrum import Basis, atom_features
 from tqdm import tqdm
 
@@ -427,8 +426,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except bnn_jax.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

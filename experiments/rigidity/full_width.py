@@ -12,9 +12,6 @@ A killed run continues when it is started again; what is finished is not compute
 
 import argparse
 import dataclasses
-import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib
 import numpy as np
+from pieces import data_folder, environment, read_results, run_command
 
 import bnn_jax
 from bnn_jax.checkpoint import write_text_atomic
@@ -81,6 +79,11 @@ class Source(NamedTuple):
     tests: dict[str, tuple[str, int]]
     """File and number of structures by the name of the test set."""
 
+    @property
+    def files(self) -> list[str]:
+        """All files, below the reference data."""
+        return [self.train, *(file for file, _ in self.tests.values())]
+
 
 SETS = {
     "ethanol": Source("rmd17/ethanol/train.xyz.gz", 400, 100, {"ethanol": ("rmd17/ethanol/test.xyz.gz", 300)}),
@@ -125,23 +128,12 @@ class Estimate(NamedTuple):
         return self.alpha / np.sqrt(prediction_rigidity(rows, self.hessian))
 
 
-def default_root() -> Path | None:
-    """The reference data, where ``BNN_JAX_TEST_DATA`` names them."""
-    root = os.environ.get("BNN_JAX_TEST_DATA")
-    return Path(root) if root else None
-
-
-def read_parts(source: Source, root: Path | None, seed: int = 0) -> Parts:
+def read_parts(source: Source, root: Path, seed: int = 0) -> Parts:
     """Training, validation and test structures.
 
     Raises:
-        InputError: the folder or a file of it is missing, or holds too few structures.
+        InputError: a file holds too few structures.
     """
-    if root is None:
-        raise bnn_jax.InputError("No reference data; name their folder by --data or BNN_JAX_TEST_DATA.")
-    for file in (source.train, *(file for file, _ in source.tests.values())):
-        if not (root / file).is_file():
-            raise bnn_jax.InputError(f"{root} holds no {file}; check --data.")
     train, valid = bnn_jax.load(root / source.train, require_labels=True).split(
         train=source.num_train, valid=source.num_valid, seed=seed
     )
@@ -319,7 +311,7 @@ def table_of(results: dict[str, dict[str, Any]]) -> str:
 
 
 def run(
-    sets: dict[str, Source], root: Path | None, out: Path, num_steps: int, seed: int, resamples: int, progress: bool
+    sets: dict[str, Source], root: Path, out: Path, num_steps: int, seed: int, resamples: int, progress: bool
 ) -> str:
     """Networks, rigidities, table and figure of every set; finished pieces are read again."""
     parts = {name: read_parts(source, root, seed) for name, source in sets.items()}
@@ -352,7 +344,13 @@ def run(
                 owners = structures_of(dataset, quantity)
                 results[title] = compare(arrays[name], test, quantity, owners, resamples)
     draw(arrays, sets, out)
-    settings = {"seed": seed, "steps": num_steps, "networks": NUM_NETWORKS, "zetas": ZETAS.tolist()}
+    settings = {
+        "environment": environment(),
+        "seed": seed,
+        "steps": num_steps,
+        "networks": NUM_NETWORKS,
+        "zetas": ZETAS.tolist(),
+    }
     data = {name: part.train.fingerprint() for name, part in parts.items()}
     write_text_atomic(out / "results.json", to_json({"settings": settings, "train": data, "results": results}))
     text = table_of(results)
@@ -363,7 +361,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=default_root(), help="folder of the reference data")
+    parser.add_argument("--data", type=Path, help="folder of the reference data; default: $BNN_JAX_TEST_DATA")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--steps", type=int, default=10_000, help="of the training of each network")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the training")
@@ -371,15 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table-only", action="store_true", help="print the table of the results in --out")
     options = parser.parse_args(arguments)
     if options.table_only:
-        print(table_of(json.loads((options.out / "results.json").read_text())["results"]))
+        print(table_of(read_results(options.out)["results"]))
         return
     sets = {name: SETS[name] for name in options.sets}
-    print(run(sets, options.data, options.out, options.steps, options.seed, 300, progress=True))
+    root = data_folder(options.data, [file for source in sets.values() for file in source.files])
+    print(run(sets, root, options.out, options.steps, options.seed, 300, progress=True))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except bnn_jax.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

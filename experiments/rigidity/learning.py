@@ -9,7 +9,6 @@ A killed run continues when it is started again; what is finished is not compute
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,22 +22,19 @@ import numpy as np
 from jaxtyping import Float
 from last_layer import ZETAS, choose, derivatives, weighted
 from learning_figures import draw, relative_change, table
-from pieces import environment
+from pieces import data_folder, environment, run_command, stored
 from reference_sets import (
     NUM_VALID,
     SPLIT_SEED,
     SYSTEMS,
     configuration,
-    data_folder,
     load_network,
-    read,
     read_train,
     rounded,
-    stored,
 )
 from tqdm import tqdm
 
-from bnn_jax import Config, Dataset, InputError, Posterior
+from bnn_jax import Config, Dataset, InputError, Posterior, load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.methods.preparation import check_batch_size, prepare
 from bnn_jax.methods.training import build_training
@@ -84,10 +80,10 @@ def read_parts(name: str, data: Path, sizes: Sizes) -> Parts:
     """Training and validation set, and the structures whose environments are looked at.
 
     Raises:
-        InputError: a file is missing or holds too few structures.
+        InputError: a file holds too few structures.
     """
     train, valid = read_train(SYSTEMS[name], data, sizes.valid, sizes.structures)
-    (test,) = read(data / SYSTEMS[name].folder, "test").split(test=sizes.molecules, seed=SPLIT_SEED)
+    (test,) = load(data / SYSTEMS[name].file("test")).split(test=sizes.molecules, seed=SPLIT_SEED)
     return Parts(train, valid, test)
 
 
@@ -342,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out
     if not options.table_only:
         sizes = Sizes(**{name: getattr(options, name) for name in Sizes._fields})
-        folder = data_folder(options.data)
+        folder = data_folder(options.data, [file for name in options.systems for file in SYSTEMS[name].files])
         parts = {name: read_parts(name, folder, sizes) for name in options.systems}
         out.mkdir(parents=True, exist_ok=True)
         for name, each in parts.items():
@@ -356,8 +352,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

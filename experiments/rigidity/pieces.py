@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from bnn_jax import InputError
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.report import to_json
 
-PACKAGES = ("bnn_jax", "jax", "numpy", "scipy", "ase", "featomic", "tblite")
+PACKAGES = ("bnn_jax", "jax", "numpy", "scipy", "ase", "featomic", "tblite", "openmm")
 GRAMS_PER_CM3 = 1.66053906892
 """One atomic mass unit per cubic Angstrom."""
 
@@ -74,15 +75,30 @@ def finished(path: Path, known: dict[str, Any], make: Callable[[], dict[str, Any
     Raises:
         InputError: the piece on disk follows from something else.
     """
-    known = json.loads(to_json(known))  # as it will be read
-    if path.exists():
-        found = json.loads(path.read_text())
-        if differing := [key for key, value in known.items() if found.get(key) != value]:
-            raise InputError(f"{path} has another {differing[0]}; choose another --out.")
+    if (found := stored(path, known)) is not None:
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, to_json(known | make()))
     return json.loads(path.read_text())
+
+
+def stored(path: Path, known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A piece of the results that is on disk already, None where it is not.
+
+    Args:
+        path: of the piece.
+        known: what it must follow from.
+
+    Raises:
+        InputError: it follows from something else.
+    """
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    plain = json.loads(to_json(dict(known)))  # as it was written
+    if differing := [key for key, value in plain.items() if found.get(key) != value]:
+        raise InputError(f"{path} has another {differing[0]}; choose another --out.")
+    return found
 
 
 def read_results(out: Path) -> dict[str, Any]:
@@ -104,6 +120,15 @@ def save_small(figure: Figure, path: Path) -> None:
     drawn.seek(0)
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(128).save(path, optimize=True)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line; what its user can mend ends it with a sentence and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def environment() -> str:

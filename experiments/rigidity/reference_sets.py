@@ -1,8 +1,6 @@
 """Data sets of the committee and learning experiments, how networks are trained on them, and what both record."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +31,15 @@ class System(NamedTuple):
     trainer: dict[str, Any]
     num_features: int
 
+    def file(self, name: str) -> str:
+        """Where one of its files lies below the reference data."""
+        return f"{self.folder}/{name}.xyz.gz"
+
+    @property
+    def files(self) -> list[str]:
+        """All of them."""
+        return [self.file(name) for name in ("train", *self.tests.values())]
+
 
 SYSTEMS = {
     "qm9": System(
@@ -53,31 +60,6 @@ MODEL = {"num_blocks": 2, "l_max": 1, "cutoff": 4.0, "radial_hidden": [16]}
 TRAINER = {"learning_rate": 1e-2, "energy_weight": 1.0, "forces_weight": 1.0, "batch_size": 10}
 
 
-def data_folder(given: Path | None) -> Path:
-    """The reference data: what is given, else what ``BNN_JAX_TEST_DATA`` names.
-
-    Raises:
-        InputError: neither is a folder.
-    """
-    name = given or os.environ.get("BNN_JAX_TEST_DATA")
-    if name is None or not Path(name).is_dir():
-        where = "is not given" if name is None else f"({name}) is no folder"
-        raise InputError(f"The folder of reference data {where}; give --data or set BNN_JAX_TEST_DATA.")
-    return Path(name)
-
-
-def read(folder: Path, file: str) -> Dataset:
-    """One file of a data set.
-
-    Raises:
-        InputError: it is not there.
-    """
-    path = folder / f"{file}.xyz.gz"
-    if not path.is_file():
-        raise InputError(f"{path} is not there; check --data.")
-    return bnn_jax.load(path)
-
-
 def read_train(system: System, data: Path, num_valid: int, num_structures: int | None) -> tuple[Dataset, Dataset]:
     """Training and validation set of a system.
 
@@ -88,9 +70,9 @@ def read_train(system: System, data: Path, num_valid: int, num_structures: int |
         num_structures: of both together, the first so many after shuffling; None for all.
 
     Raises:
-        InputError: the file is missing or holds too few structures.
+        InputError: the file holds too few structures.
     """
-    whole = read(data / system.folder, "train")
+    whole = bnn_jax.load(data / system.file("train"))
     num = min(len(whole), num_structures or len(whole))
     train, valid = whole.split(train=num - num_valid, valid=num_valid, seed=SPLIT_SEED)
     return train, valid
@@ -137,25 +119,6 @@ def trained(
     if (folder / "posterior.safetensors").exists():
         return load_network(folder, train, config, seed)
     return bnn_jax.fit(train, valid, config, seed, folder, resume=True, progress=progress)
-
-
-def stored(path: Path, known: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Results that are there already, None where there are none.
-
-    Args:
-        path: of the results.
-        known: what they must have been made with.
-
-    Raises:
-        InputError: they were made with something else.
-    """
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    plain = json.loads(json.dumps(known))
-    if differing := [key for key, value in plain.items() if found.get(key) != value]:
-        raise InputError(f"{path} has another {differing[0]}; choose another --out.")
-    return found
 
 
 def rounded(value: Any, digits: int = 6) -> Any:

@@ -34,15 +34,6 @@ def springs(positions):
     return energy - 1500.0, forces
 
 
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in ("dft", "geometries", "label"):
-        sys.modules.pop(name, None)
-
-
 @pytest.fixture
 def geometries():
     return importlib.import_module("geometries")

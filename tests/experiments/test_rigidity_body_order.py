@@ -20,22 +20,12 @@ from skmatter.metrics import componentwise_prediction_rigidity
 from bnn_jax import InputError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("body_order", "many_body", "silicon_clusters", "component_model", "pieces", "xtb")
 TINY = ("--train", "13", "--replace", "4", "--test", "3", "--degrees", "6", "5", "5", "4")
 CUTOFF = 5.5
 RNG = np.random.default_rng(1)
 
 needs_tblite = pytest.mark.skipif(importlib.util.find_spec("tblite") is None, reason="tblite is not installed")
 both = pytest.mark.parametrize("purified", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ from bnn_jax.methods.base import fill_model_config
 from bnn_jax.rigidity import Network, SquareLoss, fit_rigidity
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = (
-    "coarse_grained",
-    "all_atom",
-    "bead_dynamics",
-    "bead_rigidity",
-    "coarse_grained_figures",
-    "liquid_structure",
-)
 MODEL = {
     "num_blocks": 1,
     "num_features": 3,
@@ -42,15 +34,6 @@ MODEL = {
     "std_hidden": [],
 }
 CONFIG = {"method": "mean_variance", "model": MODEL, "trainer": {"batch_size": 2, "num_steps": 4, "log_every": 2}}
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

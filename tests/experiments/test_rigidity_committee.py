@@ -16,25 +16,13 @@ from scipy.stats import norm, spearmanr
 from systems import ethanol, labelled_series
 
 from bnn_jax import Config, Dataset, InputError
-from bnn_jax.methods import registry
 from bnn_jax.model import with_readout
 from bnn_jax.rigidity import Network, SquareLoss, gauss_newton_matrix
 from bnn_jax.types import Labels, Prediction
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("committee", "committee_figures", "last_layer", "least_squares", "pieces", "reference_sets")
 MODEL = {"num_blocks": 1, "num_features": 3, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
 ARGUMENTS = "--systems ethanol --steps 4 --folds 2 --spread 1 --structures 36 --valid 12 --features 2 --test 8".split()
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package, and which register a method."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -254,8 +242,8 @@ def test_whole_experiment_resumes_and_rebuilds_its_table(committee, data, tmp_pa
 def test_missing_data_end_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("BNN_JAX_TEST_DATA", raising=False)
     for extra, sentence in (
-        ([], "The folder of reference data is not given; give --data or set BNN_JAX_TEST_DATA."),
-        (["--data", str(tmp_path)], "qm9_subset/train.xyz.gz is not there; check --data."),
+        ([], "The reference data are needed; give their folder by --data or BNN_JAX_TEST_DATA."),
+        (["--data", str(tmp_path)], "holds no qm9_subset/train.xyz.gz; check --data."),
     ):
         monkeypatch.setattr(sys, "argv", ["committee.py", "--out", str(tmp_path / "out"), *extra])
         with pytest.raises(SystemExit) as stopped:

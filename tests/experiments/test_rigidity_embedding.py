@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import ase.io
@@ -18,16 +17,6 @@ from bnn_jax import InputError
 from bnn_jax.rigidity import dense_hessian, prediction_rigidity
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("embedding", "embedding_report", "least_squares", "liquid", "pieces", "power_spectrum")
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import ase.io
@@ -18,10 +17,8 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
 
 
 @pytest.fixture
-def experiment(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module("full_width")
-    sys.modules.pop("full_width", None)
+def experiment():
+    return importlib.import_module("full_width")
 
 
 @pytest.fixture
@@ -85,8 +82,13 @@ def test_bins_have_equal_counts(experiment, monkeypatch) -> None:
     np.testing.assert_allclose(errors, [1.0, np.sqrt(12.5)])
 
 
-def test_missing_data_are_named_before_any_work(experiment, tmp_path) -> None:
-    with pytest.raises(bnn_jax.InputError, match="No reference data; name their folder by --data"):
-        experiment.read_parts(experiment.SETS["3BPA"], None)
+def test_missing_data_are_named_before_any_work(experiment, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("BNN_JAX_TEST_DATA", raising=False)
+    out = tmp_path / "out"
+    with pytest.raises(bnn_jax.InputError, match="The reference data are needed; give their folder by --data"):
+        experiment.main(["--out", str(out)])
     with pytest.raises(bnn_jax.InputError, match=r"holds no 3bpa/train_300K\.xyz\.gz; check --data"):
-        experiment.read_parts(experiment.SETS["3BPA"], tmp_path)
+        experiment.main(["--out", str(out), "--sets", "3BPA", "--data", str(tmp_path)])
+    assert not out.exists()
+    with pytest.raises(bnn_jax.InputError, match=r"results\.json does not exist; run the experiment without --table"):
+        experiment.main(["--out", str(out), "--table-only"])

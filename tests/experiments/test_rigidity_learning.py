@@ -15,22 +15,10 @@ from systems import ethanol, labelled_series
 
 import bnn_jax
 from bnn_jax import Config, Dataset, InputError
-from bnn_jax.methods import registry
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("learning", "learning_figures", "last_layer", "least_squares", "pieces", "reference_sets")
 MODEL = {"num_blocks": 1, "num_features": 3, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "radial_hidden": []}
 ARGUMENTS = "--systems qm9 --steps 50 --structures 24 --valid 6 --features 3 --molecules 4 --train-sizes 10".split()
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package, and which register a method."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -177,7 +165,7 @@ def test_missing_data_end_the_command_with_a_sentence(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(FOLDER / "learning.py"), run_name="__main__")
     assert stopped.value.code == 2
-    assert "nowhere) is no folder; give --data or set BNN_JAX_TEST_DATA." in capsys.readouterr().err
+    assert "nowhere holds no qm9_subset/train.xyz.gz; check --data." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

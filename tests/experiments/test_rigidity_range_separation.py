@@ -17,20 +17,10 @@ from scipy.spatial.transform import Rotation
 from bnn_jax import InputError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "rigidity"
-MODULES = ("range_separation", "multi_length_scale", "water_dimers", "component_model", "pieces", "xtb")
 
 
 def needs(name):
     return pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is not installed")
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import ase.io
@@ -30,15 +29,6 @@ CONFIG = {
     "sampler": {"convergence_steps": 6, "cycle_steps": 3, "num_samples": 3, "batch_size": 2, "log_every": 3},
 }
 DESCRIPTION = {"molecule": "ethanol", "preset": "small"}
-
-
-@pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """The experiment's files, which are scripts and no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in ("run", "tables"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
