@@ -4,6 +4,7 @@ From the repository's root::
 
     python -m benchmarks.rigidity rows
     python -m benchmarks.rigidity forms --presets tiny small
+    python -m benchmarks.rigidity products --presets small paper
 
 ``rows``: derivatives of the forces of one ethanol by the weights of the energy readout, in one compiled call, against
 one evaluation of the forces and against one backward pass for each feature, as the paper's code makes them. They take
@@ -11,6 +12,9 @@ turns.
 
 ``forms``: seconds to make each form of the Hessian of energies and forces and to judge the total energies of targets,
 what it agrees with, and the peak memory of the process.
+
+``products``: milliseconds of one product of the matrix-free form for each vector and structure. Block conjugate
+gradients take tens of them for all targets at once.
 """
 
 import argparse
@@ -30,10 +34,12 @@ from bnn_jax.atoms import Dataset, gather_batch
 from bnn_jax.model import with_readout
 from bnn_jax.rigidity import FormOptions, Network, SquareLoss, fit_rigidity, outputs
 from bnn_jax.rigidity.jacobian import Derivative, jacobian_of_structure
-from bnn_jax.rigidity.network import last_layer
+from bnn_jax.rigidity.matrix_free import VECTORS_AT_ONCE, gauss_newton_product
+from bnn_jax.rigidity.network import all_weights, last_layer
 
 ZETA = 1e-2
 """In units of the root of the mean diagonal."""
+PRODUCT_STRUCTURES = 4
 OPTIONS = FormOptions(num_directions=50, tolerance=1e-5, num_buckets=4000)
 
 
@@ -123,10 +129,24 @@ def compare_forms(presets: list[str], forms: list[str], num_structures: int, num
             print(row(preset, form, weights, made, judged, peak, deviation), flush=True)
 
 
+def time_products(preset: str, num_rounds: int) -> str:
+    """A line of the table of products."""
+    case = build_case(preset)  # pyright: ignore[reportArgumentType]
+    network = network_of(case)
+    train = Dataset.from_atoms(displaced_structures(PRODUCT_STRUCTURES, "ethanol"))
+    train.forces[:] = 0.0
+    train.energy[:] = 0.0
+    weights = all_weights(network)
+    product = gauss_newton_product(network, weights, train, SquareLoss(1.0, 1.0))
+    vectors = np.random.default_rng(0).normal(size=(VECTORS_AT_ONCE, len(weights.vector)))
+    times = paired({"product": lambda: product(vectors)}, num_rounds)["product"]
+    return row(preset, len(weights.vector), f"{np.median(times) / (len(train) * len(vectors)):.2f}")
+
+
 def main() -> None:
     """Parse the command line and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("rows", "forms", "one"))
+    parser.add_argument("what", choices=("rows", "forms", "products", "one"))
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=["tiny", "small"])
     parser.add_argument("--forms", nargs="+", default=["kernel", "last-layer", "dense", "matrix-free", "sketched"])
     parser.add_argument("--rounds", type=int, default=30)
@@ -143,6 +163,10 @@ def main() -> None:
         )
         for preset in given.presets:
             print(compare_rows(preset, given.rounds), flush=True)
+    elif given.what == "products":
+        print(head("preset", "weights", "ms a vector and structure"))
+        for preset in given.presets:
+            print(time_products(preset, given.rounds), flush=True)
     else:
         compare_forms(given.presets, given.forms, given.structures, given.targets)
 
