@@ -1,5 +1,6 @@
 """Rigidities of structures, atoms, components and forces, from a network and the data that it was trained on."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from bnn_jax.rigidity.matrix_free import MatrixFreeHessian, gauss_newton_product
 from bnn_jax.rigidity.network import Network, Weights, all_weights, last_layer, outputs
 from bnn_jax.rigidity.rigidity import components, prediction_rigidity
 from bnn_jax.rigidity.sketch import Sketch, draw_sketch
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, InputWarning
 
 FORMS = ("last-layer", "dense", "kernel", "matrix-free", "sketched")
 MAX_DENSE = 20_000
@@ -30,7 +31,7 @@ class FormOptions(NamedTuple):
     tolerance: float = 1e-6
     """Of ``matrix-free``."""
     num_buckets: int = 2_000
-    """Of ``sketched``."""
+    """Of ``sketched``; several times the number of labels, unless there are fewer weights."""
     seed: int = 0
     """Of what ``matrix-free`` and ``sketched`` draw."""
 
@@ -167,6 +168,9 @@ def fit_rigidity(
         zeta_is_relative: whether ``zeta`` is in units of the root of the mean diagonal element.
         options: of the form.
 
+    Warns:
+        InputWarning: a sketch is too small for its labels.
+
     Raises:
         InputError: the form is unknown or does not fit the number of weights or the loss, zeta does not fit the form,
             or an element was not in training.
@@ -208,7 +212,19 @@ def fit_rigidity(
     else:
         if form == "sketched":
             sketch = draw_sketch(num_weights, min(options.num_buckets, num_weights), options.seed)
+            _warn_of_few_buckets(sketch, train, names)
         matrix = gauss_newton_matrix(rows_fn() if sketch is None else sketch.of_each(rows_fn()))
         zeta = absolute_zeta(zeta, float(np.trace(matrix)), num_weights) if zeta_is_relative else zeta
         hessian = regularised(matrix, zeta)
     return RigidityModel(network, weights, hessian, zeta, sketch)
+
+
+def _warn_of_few_buckets(sketch: Sketch, train: Dataset, names: tuple[str, ...]) -> None:
+    """With fewer directions than labels nothing of a sketch is left open, whatever is of the weights."""
+    num_labels = sum(int(np.isfinite(getattr(train, name)).sum()) for name in names)
+    if sketch.num_buckets < min(num_labels, len(sketch.bucket)):
+        message = (
+            f"The sketch has {sketch.num_buckets} buckets for {num_labels} labels, so that its rigidities are too high;"
+            " give FormOptions several times as many, or choose the kernel form, which is exact."
+        )
+        warnings.warn(InputWarning(message), stacklevel=3)

@@ -20,7 +20,7 @@ from bnn_jax.rigidity import (
     outputs,
     prediction_rigidity,
 )
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, InputWarning
 
 pytestmark = pytest.mark.usefixtures("x64")
 TRAIN = Dataset.from_atoms(labelled_series(water(), 4))
@@ -71,6 +71,18 @@ def test_a_sketch_is_near(network) -> None:
     most = FormOptions(num_buckets=len(exact.weights.vector) // 2)
     found = fit_rigidity(network, TRAIN, LOSS, exact.zeta, "sketched", options=most)
     assert np.median(np.abs(np.log(found.atoms(TEST) / exact.atoms(TEST)))) < 0.5
+
+
+def test_a_sketch_of_fewer_buckets_than_labels_warns(network) -> None:
+    """Four structures with an energy and nine force components each; one energy is not labelled."""
+    few = FormOptions(num_buckets=38)
+    train = Dataset.from_atoms(labelled_series(water(), 4))
+    train.energy[0] = np.nan
+    with pytest.warns(
+        InputWarning, match="The sketch has 38 buckets for 39 labels, so that its rigidities are too high"
+    ):
+        fit_rigidity(network, train, LOSS, 0.3, "sketched", options=few)
+    fit_rigidity(network, train, LOSS, 0.3, "sketched", options=few._replace(num_buckets=39))
 
 
 def test_structures_like_those_of_training_are_held_firmer(network) -> None:
