@@ -34,7 +34,6 @@ from bnn_jax.metrics import (
 )
 from bnn_jax.report import to_json
 from bnn_jax.rigidity import (
-    DenseHessian,
     Network,
     SquareLoss,
     Weights,
@@ -44,10 +43,9 @@ from bnn_jax.rigidity import (
     jacobians,
     last_layer,
     outputs,
-    prediction_rigidity,
     weighted_rows,
 )
-from bnn_jax.rigidity.gauss_newton import absolute_zeta, regularised
+from bnn_jax.rigidity.gauss_newton import absolute_zeta
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
 matplotlib.use("Agg")
@@ -55,8 +53,13 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 NUM_NETWORKS = 3
-ZETAS = np.geomspace(1e-7, 10, 17)
-"""Regularisers to choose from, in units of the root of the Hessian's mean diagonal element."""
+NUM_FEATURES = 8
+"""Of the preset ``tiny``: the weights of the energy readout."""
+ZETAS = np.geomspace(1e-5, 10, 13)
+"""Regularisers to choose from, in units of the root of the Hessian's mean diagonal element.
+
+What a smaller one would tell apart, the rounding of the derivatives blurs.
+"""
 FORMS: dict[str, Callable[[Network], Weights]] = {"last layer": last_layer, "all weights": all_weights}
 QUANTITIES = ("energy", "forces")
 OUTLIERS = 80.0
@@ -115,17 +118,35 @@ class Rows(NamedTuple):
     forces: np.ndarray
 
 
+class Spectrum(NamedTuple):
+    """Of a Hessian without a regulariser, so that one factorisation serves all regularisers."""
+
+    values: np.ndarray
+    """Eigenvalues, none below zero."""
+    vectors: np.ndarray
+    """Their vectors, one a column."""
+
+    def squares(self, rows: np.ndarray) -> np.ndarray:
+        """Squared lengths [row, eigenvalue] of derivatives along the vectors."""
+        return np.square(rows @ self.vectors)
+
+    def variances(self, squares: np.ndarray, zeta: float) -> np.ndarray:
+        """One over the rigidities (Chong et al. 2024, table 1), from :meth:`squares`.
+
+        Args:
+            squares: of the derivatives.
+            zeta: relative.
+        """
+        absolute = absolute_zeta(zeta, float(self.values.sum()), len(self.values))
+        return squares @ (1 / (self.values + absolute**2))
+
+
 class Estimate(NamedTuple):
     """How errors of one quantity are estimated by one Hessian."""
 
     zeta: float
     """Relative."""
     alpha: float
-    hessian: DenseHessian
-
-    def stds(self, rows: np.ndarray) -> np.ndarray:
-        """In eV or eV/Angstrom."""
-        return self.alpha / np.sqrt(prediction_rigidity(rows, self.hessian))
 
 
 def read_parts(source: Source, root: Path, seed: int = 0) -> Parts:
@@ -144,12 +165,13 @@ def read_parts(source: Source, root: Path, seed: int = 0) -> Parts:
     return Parts(train, valid, tests)
 
 
-def configuration(num_steps: int) -> bnn_jax.Config:
+def configuration(num_steps: int, num_features: int) -> bnn_jax.Config:
     """Networks trained side by side on absolute errors, as a deep ensemble's members are."""
     config = bnn_jax.Config.preset("tiny")
+    model = dataclasses.replace(config.model, num_features=num_features)
     ensemble = dataclasses.replace(config.ensemble, num_members=NUM_NETWORKS, loss="absolute")
     trainer = dataclasses.replace(config.trainer, num_steps=num_steps, patience=num_steps)
-    return dataclasses.replace(config, method="ensemble", ensemble=ensemble, trainer=trainer)
+    return dataclasses.replace(config, method="ensemble", model=model, ensemble=ensemble, trainer=trainer)
 
 
 def square_loss(config: bnn_jax.Config) -> SquareLoss:
@@ -174,25 +196,29 @@ def errors_of(posterior: bnn_jax.Posterior, k: int, dataset: bnn_jax.Dataset) ->
     return {"energy": found.energy - dataset.energy, "forces": (found.forces - dataset.forces).ravel()}
 
 
-def choose_estimate(matrix: np.ndarray, rows: np.ndarray, errors: np.ndarray) -> Estimate:
+def spectrum_of(matrix: np.ndarray) -> Spectrum:
+    """Of the Hessian without a regulariser."""
+    values, vectors = np.linalg.eigh(matrix)
+    return Spectrum(np.maximum(values, 0.0), vectors)
+
+
+def choose_estimate(spectrum: Spectrum, squares: np.ndarray, errors: np.ndarray) -> Estimate:
     """The regulariser whose calibrated stds have the highest likelihood, and its calibration.
 
     Args:
-        matrix: the Hessian without a regulariser.
-        rows: derivatives of the predictions of the validation set.
+        spectrum: of the Hessian.
+        squares: of the derivatives of the predictions of the validation set.
         errors: of the same.
     """
-    values, vectors = np.linalg.eigh(matrix)  # one factorisation for all regularisers
-    squares = np.square(rows @ vectors)
-    absolute = [absolute_zeta(zeta, float(np.trace(matrix)), len(matrix)) for zeta in ZETAS]
-    likelihoods = []
-    for zeta in absolute:
-        rigidities = 1 / (squares @ (1 / (np.maximum(values, 0) + zeta**2)))
-        stds = calibration_factor(errors, rigidities) / np.sqrt(rigidities)
-        likelihoods.append(gaussian_log_likelihood(errors, stds, np.zeros_like(errors)))
-    best = int(np.argmax(likelihoods))
-    hessian = regularised(matrix, absolute[best])
-    return Estimate(float(ZETAS[best]), calibration_factor(errors, prediction_rigidity(rows, hessian)), hessian)
+
+    def calibrated(zeta: float) -> tuple[float, float]:
+        variances = spectrum.variances(squares, zeta)
+        alpha = calibration_factor(errors, 1 / variances)
+        return gaussian_log_likelihood(errors, alpha * np.sqrt(variances), np.zeros_like(errors)), alpha
+
+    found = [calibrated(zeta) for zeta in ZETAS]
+    best = int(np.argmax([likelihood for likelihood, _ in found]))
+    return Estimate(float(ZETAS[best]), found[best][1])
 
 
 def judge(posterior: bnn_jax.Posterior, k: int, parts: Parts) -> dict[str, np.ndarray]:
@@ -208,16 +234,19 @@ def judge(posterior: bnn_jax.Posterior, k: int, parts: Parts) -> dict[str, np.nd
         weights = choose(network)
         derivatives = jacobians(network, weights, parts.train, outputs(network, loss.names))
         matrix = gauss_newton_matrix(weighted_rows(derivatives, parts.train, np.zeros(len(parts.train)), loss))
+        spectrum = spectrum_of(matrix)
         valid_rows = rows_of(network, weights, parts.valid)
         estimates = {
-            name: choose_estimate(matrix, getattr(valid_rows, name), valid_errors[name]) for name in QUANTITIES
+            name: choose_estimate(spectrum, spectrum.squares(getattr(valid_rows, name)), valid_errors[name])
+            for name in QUANTITIES
         }
         for name, estimate in estimates.items():
-            found[f"{name}/{form}/zeta"], found[f"{name}/{form}/alpha"] = map(np.array, estimate[:2])
+            found[f"{name}/{form}/zeta"], found[f"{name}/{form}/alpha"] = map(np.array, estimate)
         for test, dataset in parts.tests.items():
             rows = rows_of(network, weights, dataset)
-            for name, estimate in estimates.items():
-                found[f"{test}/{name}/{form}"] = estimate.stds(getattr(rows, name))
+            for name, (zeta, alpha) in estimates.items():
+                variances = spectrum.variances(spectrum.squares(getattr(rows, name)), zeta)
+                found[f"{test}/{name}/{form}"] = alpha * np.sqrt(variances)
     return found
 
 
@@ -310,11 +339,21 @@ def table_of(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(
-    sets: dict[str, Source], root: Path, out: Path, num_steps: int, seed: int, resamples: int, progress: bool
-) -> str:
+class Settings(NamedTuple):
+    """Of a run."""
+
+    num_steps: int
+    """Of the training of each network."""
+    num_features: int
+    seed: int
+    """Of the split, the training and the redrawing of test sets."""
+    num_resamples: int = 300
+    """Of each test set, for the intervals."""
+
+
+def run(sets: dict[str, Source], root: Path, out: Path, settings: Settings, progress: bool) -> str:
     """Networks, rigidities, table and figure of every set; finished pieces are read again."""
-    parts = {name: read_parts(source, root, seed) for name, source in sets.items()}
+    parts = {name: read_parts(source, root, settings.seed) for name, source in sets.items()}
     out.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, list[dict[str, np.ndarray]]] = {}
     results: dict[str, dict[str, Any]] = {}
@@ -322,8 +361,8 @@ def run(
         posterior = bnn_jax.fit(
             part.train,
             part.valid,
-            configuration(num_steps),
-            seed,
+            configuration(settings.num_steps, settings.num_features),
+            settings.seed,
             out / f"networks-{name}",
             resume=True,
             progress=progress,
@@ -342,17 +381,11 @@ def run(
             for quantity in QUANTITIES:
                 title = f"{name if name == test else f'{name}, {test}'}/{quantity}"
                 owners = structures_of(dataset, quantity)
-                results[title] = compare(arrays[name], test, quantity, owners, resamples)
+                results[title] = compare(arrays[name], test, quantity, owners, settings.num_resamples)
     draw(arrays, sets, out)
-    settings = {
-        "environment": environment(),
-        "seed": seed,
-        "steps": num_steps,
-        "networks": NUM_NETWORKS,
-        "zetas": ZETAS.tolist(),
-    }
+    described = {"environment": environment(), **settings._asdict(), "networks": NUM_NETWORKS, "zetas": ZETAS.tolist()}
     data = {name: part.train.fingerprint() for name, part in parts.items()}
-    write_text_atomic(out / "results.json", to_json({"settings": settings, "train": data, "results": results}))
+    write_text_atomic(out / "results.json", to_json({"settings": described, "train": data, "results": results}))
     text = table_of(results)
     write_text_atomic(out / "table.md", text)
     return text
@@ -364,16 +397,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the reference data; default: $BNN_JAX_TEST_DATA")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--steps", type=int, default=10_000, help="of the training of each network")
+    parser.add_argument("--features", type=int, default=NUM_FEATURES, help="of the last layer; costs grow as its cube")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the training")
-    parser.add_argument("--out", type=Path, default=Path("runs") / "rigidity-full-width")
+    parser.add_argument("--out", type=Path, help="default: runs/rigidity-full-width-FEATURES")
     parser.add_argument("--table-only", action="store_true", help="print the table of the results in --out")
     options = parser.parse_args(arguments)
+    out = options.out or Path("runs") / f"rigidity-full-width-{options.features}"
     if options.table_only:
-        print(table_of(read_results(options.out)["results"]))
+        print(table_of(read_results(out)["results"]))
         return
     sets = {name: SETS[name] for name in options.sets}
     root = data_folder(options.data, [file for source in sets.values() for file in source.files])
-    print(run(sets, root, options.out, options.steps, options.seed, 300, progress=True))
+    print(run(sets, root, out, Settings(options.steps, options.features, options.seed), progress=True))
 
 
 if __name__ == "__main__":

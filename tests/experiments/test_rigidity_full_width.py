@@ -24,13 +24,14 @@ def experiment():
 @pytest.fixture
 def small(experiment, monkeypatch):
     """With a network of one block and two networks."""
-    model = {"num_blocks": 1, "num_features": 2, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "std_hidden": []}
+    model = {"num_blocks": 1, "l_max": 0, "cutoff": 3.0, "num_bessel": 2, "std_hidden": ()}
     whole = experiment.configuration
 
-    def configuration(num_steps: int) -> bnn_jax.Config:
-        config = whole(num_steps)
+    def configuration(num_steps: int, num_features: int) -> bnn_jax.Config:
+        config = whole(num_steps, num_features)
+        assert config.model.num_features == num_features
         trainer = dataclasses.replace(config.trainer, batch_size=2)
-        return dataclasses.replace(config, model=bnn_jax.Config.from_dict({"model": model}).model, trainer=trainer)
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, **model), trainer=trainer)
 
     monkeypatch.setattr(experiment, "configuration", configuration)
     monkeypatch.setattr(experiment, "NUM_NETWORKS", 2)
@@ -48,7 +49,8 @@ def root(tmp_path):
 def test_whole_experiment_and_what_it_leaves(small, root, capsys) -> None:
     sets = {"ethanol": small.Source("train.xyz", 6, 4, {"ethanol": ("test.xyz", 5)})}
     out = root / "out"
-    first = small.run(sets, root, out, 4, 0, 20, progress=False)
+    settings = small.Settings(num_steps=4, num_features=2, seed=0, num_resamples=20)
+    first = small.run(sets, root, out, settings, progress=False)
     assert "ethanol, network 1: rigidities" in capsys.readouterr().out
     lines = first.splitlines()
     assert len(lines) == 2 + 2 * 3 and (out / "full_width.png").stat().st_size > 5000
@@ -57,7 +59,7 @@ def test_whole_experiment_and_what_it_leaves(small, root, capsys) -> None:
         by_form = {form: results["ethanol/forces"][name][form][0] for form in (*small.FORMS, "difference")}
         assert by_form["difference"] == pytest.approx(by_form["all weights"] - by_form["last layer"], abs=1e-12)
     kept = (out / "rigidities-ethanol-0.npz").stat().st_mtime_ns
-    assert small.run(sets, root, out, 4, 0, 20, progress=False) == first
+    assert small.run(sets, root, out, settings, progress=False) == first
     assert "rigidities" not in capsys.readouterr().out  # what is finished is read again
     assert (out / "rigidities-ethanol-0.npz").stat().st_mtime_ns == kept
 
@@ -67,12 +69,14 @@ def test_regulariser_and_calibration_are_found_again(experiment) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(30, 12)) * np.geomspace(1, 1e-4, 12)
     targets = rng.normal(size=(2000, 12)) * np.geomspace(1, 1e-4, 12)
-    matrix, zeta = rows.T @ rows, experiment.ZETAS[10]
+    matrix, zeta = rows.T @ rows, experiment.ZETAS[6]
     hessian = dense_hessian([rows], zeta * np.sqrt(np.trace(matrix) / 12))
     errors = rng.normal(size=2000) * 0.3 / np.sqrt(prediction_rigidity(targets, hessian))
-    found = experiment.choose_estimate(matrix, targets, errors)
+    spectrum = experiment.spectrum_of(matrix)
+    squares = spectrum.squares(targets)
+    found = experiment.choose_estimate(spectrum, squares, errors)
     assert found.zeta == pytest.approx(zeta) and found.alpha == pytest.approx(0.3, rel=0.05)
-    np.testing.assert_allclose(found.stds(targets), found.alpha / np.sqrt(prediction_rigidity(targets, hessian)))
+    np.testing.assert_allclose(spectrum.variances(squares, zeta), 1 / prediction_rigidity(targets, hessian))
 
 
 def test_bins_have_equal_counts(experiment, monkeypatch) -> None:
