@@ -353,6 +353,7 @@ class Settings(NamedTuple):
 
 def run(sets: dict[str, Source], root: Path, out: Path, settings: Settings, progress: bool) -> str:
     """Networks, rigidities, table and figure of every set; finished pieces are read again."""
+    config = configuration(settings.num_steps, settings.num_features)
     parts = {name: read_parts(source, root, settings.seed) for name, source in sets.items()}
     out.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, list[dict[str, np.ndarray]]] = {}
@@ -361,7 +362,7 @@ def run(sets: dict[str, Source], root: Path, out: Path, settings: Settings, prog
         posterior = bnn_jax.fit(
             part.train,
             part.valid,
-            configuration(settings.num_steps, settings.num_features),
+            config,
             settings.seed,
             out / f"networks-{name}",
             resume=True,
