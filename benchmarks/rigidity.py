@@ -40,6 +40,7 @@ from bnn_jax.rigidity.network import all_weights, last_layer
 ZETA = 1e-2
 """In units of the root of the mean diagonal."""
 PRODUCT_STRUCTURES = 4
+"""In the data set of ``products``."""
 OPTIONS = FormOptions(num_directions=50, tolerance=1e-5, num_buckets=4000)
 
 
@@ -97,8 +98,6 @@ def time_form(preset: str, form: str, num_structures: int, num_targets: int) -> 
     network = network_of(case)
     structures = displaced_structures(num_structures + num_targets, "ethanol")
     train, targets = (Dataset.from_atoms(part) for part in (structures[:num_structures], structures[num_structures:]))
-    train.forces[:] = 0.0  # square losses do not look at labels, but at which there are
-    train.energy[:] = 0.0
     start = time.perf_counter()
     model = fit_rigidity(network, train, SquareLoss(1.0, 1.0), ZETA, form, zeta_is_relative=True, options=OPTIONS)
     made = time.perf_counter()
@@ -134,8 +133,6 @@ def time_products(preset: str, num_rounds: int) -> str:
     case = build_case(preset)  # pyright: ignore[reportArgumentType]
     network = network_of(case)
     train = Dataset.from_atoms(displaced_structures(PRODUCT_STRUCTURES, "ethanol"))
-    train.forces[:] = 0.0
-    train.energy[:] = 0.0
     weights = all_weights(network)
     product = gauss_newton_product(network, weights, train, SquareLoss(1.0, 1.0))
     vectors = np.random.default_rng(0).normal(size=(VECTORS_AT_ONCE, len(weights.vector)))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.rigidity.gauss_newton import DenseHessian, absolute_zeta, check_zeta, gauss_newton_matrix, regularised
 from bnn_jax.rigidity.jacobian import Jacobian, jacobians
-from bnn_jax.rigidity.kernel import KernelHessian, kernel_hessian
+from bnn_jax.rigidity.kernel import KernelHessian, RowsFn, kernel_hessian
 from bnn_jax.rigidity.loss import Loss, SquareLoss, names_of, weighted_rows
 from bnn_jax.rigidity.matrix_free import MatrixFreeHessian, gauss_newton_product, matrix_free_hessian
 from bnn_jax.rigidity.network import Network, Weights, all_weights, last_layer, outputs
@@ -187,36 +187,36 @@ def fit_rigidity(
         raise InputError(
             f"The network has {num_weights} weights, whose matrix does not fit; choose kernel, matrix-free or sketched."
         )
-    shifts = network.statistics.shifts[np.searchsorted(network.statistics.species, train.numbers)]
-    sums = np.add.reduceat(shifts, train.offsets[:-1])
-
-    def rows_fn(first: int = 0) -> Iterator[np.ndarray]:
-        derivatives = jacobians(network, weights, train, outputs(network, names), first)
-        return weighted_rows(derivatives, train, sums, loss, first)
-
-    sketch = None
+    rows_fn = _rows_of_training(network, weights, train, loss)
     if form == "kernel":
         hessian = kernel_hessian(rows_fn, zeta, zeta_is_relative=zeta_is_relative)
-        zeta = hessian.zeta
-    elif form == "matrix-free":
+        return RigidityModel(network, weights, hessian, hessian.zeta, sketch=None)
+    if form == "matrix-free":
         if not isinstance(loss, SquareLoss):
             raise InputError("The matrix-free form is for square losses; choose kernel for others.")
         if zeta_is_relative:
-            zeta = absolute_zeta(
-                zeta, sum(float(np.sum(np.square(each, dtype=np.float64))) for each in rows_fn()), num_weights
-            )
+            trace = sum(float(np.sum(np.square(each, dtype=np.float64))) for each in rows_fn(0))
+            zeta = absolute_zeta(zeta, trace, num_weights)
         product = gauss_newton_product(network, weights, train, loss)
         hessian = matrix_free_hessian(
             product, num_weights, zeta, options.num_directions, options.tolerance, options.seed
         )
-    else:
-        if form == "sketched":
-            sketch = draw_sketch(num_weights, min(options.num_buckets, num_weights), options.seed)
-            _warn_of_few_buckets(sketch, train, names)
-        matrix = gauss_newton_matrix(rows_fn() if sketch is None else sketch.of_each(rows_fn()))
-        zeta = absolute_zeta(zeta, float(np.trace(matrix)), num_weights) if zeta_is_relative else zeta
-        hessian = regularised(matrix, zeta)
-    return RigidityModel(network, weights, hessian, zeta, sketch)
+        return RigidityModel(network, weights, hessian, zeta, sketch=None)
+    sketch = None
+    if form == "sketched":
+        sketch = draw_sketch(num_weights, min(options.num_buckets, num_weights), options.seed)
+        _warn_of_few_buckets(sketch, train, names)
+    matrix = gauss_newton_matrix(rows_fn(0) if sketch is None else sketch.of_each(rows_fn(0)))
+    zeta = absolute_zeta(zeta, float(np.trace(matrix)), num_weights) if zeta_is_relative else zeta
+    return RigidityModel(network, weights, regularised(matrix, zeta), zeta, sketch)
+
+
+def _rows_of_training(network: Network, weights: Weights, train: Dataset, loss: Loss) -> RowsFn:
+    """Weighted derivatives of the labelled outputs, made anew at each call."""
+    shifts = network.statistics.shifts[np.searchsorted(network.statistics.species, train.numbers)]
+    sums = np.add.reduceat(shifts, train.offsets[:-1])
+    outputs_fn = outputs(network, names_of(loss))
+    return lambda first: weighted_rows(jacobians(network, weights, train, outputs_fn, first), train, sums, loss, first)
 
 
 def _warn_of_few_buckets(sketch: Sketch, train: Dataset, names: tuple[str, ...]) -> None:
