@@ -9,6 +9,10 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from bnn_jax.supported import check_jax
+
+check_jax()  # here, for every room imports this one
+
 PRNGKey = jax.Array
 Params = Any
 """A pytree of arrays. Stacked parameters carry a leading ``sample`` axis on every leaf."""

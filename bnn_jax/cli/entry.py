@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
 from bnn_jax.cli.commands import Calibrate, Command, Compare, Data, Demo, Evaluate, Export, Fit, Predict, Rigidity
+from bnn_jax.supported import UnsupportedJaxError, check_jax
 
 USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
 _RUNNERS = {
@@ -143,6 +144,7 @@ def _execute(command: Command) -> int:
     }.get(type(command), "")
     try:
         with _plain_messages(hint):
+            check_jax()
             _quiet_xla()
             if not isinstance(command, Data):
                 _spread_over_cores()
@@ -152,6 +154,9 @@ def _execute(command: Command) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{hint}.", file=sys.stderr)
         return INTERRUPTED
+    except UnsupportedJaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
     except (ValueError, RuntimeError, MemoryError, ImportError, OSError) as error:
         if _is_out_of_memory(error):  # first, for to import anything may fail as well
             print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)

@@ -9,15 +9,13 @@ derivatives of those. Each is written here in the way that XLA runs fastest: aut
 to write the product gives transposed contractions that take two to four times as long on a CPU.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from bnn_jax.jax_internals import multilinear_form
 
 
 class Segment(NamedTuple):
@@ -47,7 +45,7 @@ def weighted_product(
         segments: how the components are made up: segment by segment, in each ``dim`` rows of its ``num_paths`` paths,
             which are counted on through the segments.
     """
-    return _form.bind(weights, coupling, sources, slot=MESSAGES, segments=segments)
+    return _form(weights, coupling, sources, slot=MESSAGES, segments=segments)
 
 
 def _path_of_component(segments: tuple[Segment, ...]) -> list[int]:
@@ -95,43 +93,4 @@ def _derivative(*others: Array, slot: int, segments: tuple[Segment, ...]) -> Arr
     return jnp.einsum("pdst,pdtc->pdsc", coupling, _weighted(messages, weights, segments))
 
 
-def _shape(*others: Any, **params: Any) -> ShapedArray:
-    result = jax.eval_shape(partial(_derivative, **params), *others)
-    return ShapedArray(result.shape, result.dtype)
-
-
-def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Any]:
-    result = _form.bind(*primals, **params)
-    tangent: Any = ad.Zero(jax.typeof(result).to_tangent_aval())
-    for i, change in enumerate(tangents):
-        if not isinstance(change, ad.Zero):
-            others = [*primals[:i], change, *primals[i + 1 :]]
-            tangent = ad.add_tangents(tangent, _form.bind(*others, **params))
-    return result, tangent
-
-
-def _transpose(cotangent: Any, *others: Any, slot: int, segments: tuple[Segment, ...]) -> list[Any]:
-    slots = [each for each in range(4) if each != slot]
-    place = next(i for i, other in enumerate(others) if ad.is_undefined_primal(other))
-    known = dict(zip(slots, others, strict=True)) | {slot: cotangent}
-    del known[slots[place]]
-    result: list[Any] = [None] * 3
-    if isinstance(cotangent, ad.Zero):
-        result[place] = ad.Zero(others[place].aval)
-    else:
-        result[place] = _form.bind(*(known[each] for each in sorted(known)), slot=slots[place], segments=segments)
-    return result
-
-
-def _batch(others: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-    in_axes = tuple(None if axis is batching.not_mapped else axis for axis in axes)
-    return jax.vmap(partial(_derivative, **params), in_axes=in_axes)(*others), 0
-
-
-_form = Primitive("weighted_product")
-_form.def_impl(jax.jit(_derivative, static_argnames=("slot", "segments")))
-_form.def_abstract_eval(_shape)
-mlir.register_lowering(_form, mlir.lower_fun(_derivative, multiple_results=False))
-ad.primitive_jvps[_form] = _jvp
-ad.primitive_transposes[_form] = _transpose
-batching.primitive_batchers[_form] = _batch
+_form = multilinear_form("weighted_product", _derivative, ("segments",))
