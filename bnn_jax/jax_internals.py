@@ -2,9 +2,10 @@
 
 Each was checked with jax 0.10.1, 0.11.2 and 0.12.0.1.
 
-- ``jax.extend.core.Primitive``: a function with derivatives of its own, for :func:`multilinear_form`. ``jax.custom_jvp``
-  and ``custom_vjp`` give them in one mode, and it needs both, nested at will; ``jax.custom_derivatives.linear_call`` has
-  its own transpose, but can be neither batched nor differentiated by what it is not linear in.
+- ``jax.extend.core.Primitive``: a function with derivatives of its own, for :func:`multilinear_form`.
+  ``jax.custom_jvp`` and ``custom_vjp`` give them in one mode, and it needs both, nested at will;
+  ``jax.custom_derivatives.linear_call`` has its own transpose, but can be neither batched nor differentiated by what it
+  is not linear in.
 - ``jax.interpreters.ad`` and ``jax.interpreters.batching``: its rules for ``jvp``, transposition and ``vmap``.
 - ``jax.interpreters.mlir``: its compilation, as the function that it stands for.
 - ``jax.core.ShapedArray``: what its shape rule returns.
