@@ -2,14 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PYTEST := -m pytest -n 2 --dist worksteal -p no:benchmark
+# Of the newest stack: PYTHON= where it is given, else the newest that starts, from the path or from pyenv.
+NEWEST_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(shell \
+  for version in 3.14 3.13 3.12; do for python in python$$version $(HOME)/.pyenv/versions/$$version*/bin/python3; do \
+  $$python -c '' 2>/dev/null && echo $$python && exit; done; done))
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test test-newest newest-python slow lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/bnn-jax demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
+	$(BIN)/python $(PYTEST)
+
+# Whatever releases pyproject.toml lets in are newest today: made anew each time.
+test-newest: newest-python
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	.venv-newest/bin/python $(PYTEST)
+
+newest-python:
+	@test -n "$(NEWEST_PYTHON)" && $(NEWEST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "The newest JAX needs Python 3.12 or newer, and none was found; name one: make PYTHON=... test-newest" >&2; exit 1; }
+	@echo $(NEWEST_PYTHON)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -26,7 +42,7 @@ bench: $(STAMP)
 	  -o addopts="--import-mode=importlib --strict-markers --strict-config"
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .benchmarks .hypothesis build dist
+	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .import_linter_cache .benchmarks .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import ase
@@ -54,6 +54,7 @@ ApplySamples = Callable[..., Prediction]
 None leaves their number to the function."""
 
 
+@lru_cache(maxsize=32)  # so that those who predict with one network share what is compiled
 def every_sample(apply: Callable[..., Prediction]) -> ApplySamples:
     """Evaluate a potential at several samples, whose number at a time decides about memory and nothing else.
 
@@ -76,6 +77,7 @@ def every_sample(apply: Callable[..., Prediction]) -> ApplySamples:
     return apply_samples
 
 
+@lru_cache(maxsize=32)
 def build_predictor(apply_samples: ApplySamples) -> Callable:
     """Predictions of every posterior sample for a batch gathered on the device, in one compiled call.
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -11,6 +12,11 @@ import pytest
 if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_DIR says where
     jax.config.update("jax_compilation_cache_dir", str(Path(pooch.os_cache("bnn_jax")) / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_report_header() -> str:
+    """The releases under test."""
+    return "with: " + ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "e3nn-jax", "numpy"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bnn_jax.cli import main
 from bnn_jax.cli.commands import Fit, LabelOptions
 from bnn_jax.cli.options import METADATA_KEY, settle
 from bnn_jax.config import Config
-from bnn_jax.types import InputError
+from bnn_jax.types import InputError, InputWarning
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +495,7 @@ def test_duplicates_are_counted(tmp_path, monkeypatch, capsys):
     test = write(tmp_path / "test.xyz", [*labelled_series(ammonia(), 3, seed=50), *series[4:6]])
     twice = write(tmp_path / "twice.xyz", [*series, series[7], isolated_atom_with_energy()])
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", InputWarning)
         assert main(["fit", twice, "--valid", "0", "--test", test, "--out", str(tmp_path / "run")]) == 130
     first, second, _ = capsys.readouterr().err.splitlines()
     assert first.startswith(

@@ -141,6 +141,6 @@ def test_the_file_keeps_it_and_those_who_use_it_are_told(sound, held_out, tmp_pa
     with pytest.warns(TrustWarning, match="Do not trust it"):
         BNNCalculator(loaded)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", TrustWarning)
         evaluate(dataclasses.replace(bad, verdict=Verdict(True, "", ())), held_out)
         BNNCalculator(sound)

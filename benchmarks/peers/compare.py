@@ -206,8 +206,17 @@ class NequIPProcess:
         self.process.wait(timeout=60)
 
 
-def compare(case: Case, builders: dict[str, Builder], num_rounds: int, num_calls: int) -> list[str]:
-    """Rows of the table for one case: all in turn, ``num_rounds`` times ``num_calls`` calls each."""
+class Times(NamedTuple):
+    """What one implementation took for one case."""
+
+    name: str
+    num_parameters: int
+    ms: dict[str, list[float]]
+    """Of each task it took part in, by rounds."""
+
+
+def compare(case: Case, builders: dict[str, Builder], num_rounds: int, num_calls: int) -> list[Times]:
+    """Time all in turn, ``num_rounds`` times ``num_calls`` calls each; who cannot take part is left out."""
     runners: dict[tuple[str, str], Runner] = {}
     for name, build in builders.items():
         for task, description in TASKS.items():
@@ -219,18 +228,37 @@ def compare(case: Case, builders: dict[str, Builder], num_rounds: int, num_calls
     for _ in range(num_rounds):
         for key, runner in runners.items():
             times[key].append(statistics.median(runner.time_calls(num_calls)))
+    return [
+        Times(
+            name,
+            next(runner.num_parameters for (who, _), runner in runners.items() if who == name),
+            {task: values for (who, task), values in times.items() if who == name},
+        )
+        for name in dict.fromkeys(name for name, _ in runners)
+    ]
 
-    def figures(name: str, task: str) -> list[str]:
-        if (name, task) not in times:
+
+def rows(case: Case, found: list[Times]) -> list[str]:
+    """The case's rows of the table; ratios are to this package."""
+    ours = next(times.ms for times in found if times.name == REFERENCE)
+
+    def figures(ms: dict[str, list[float]], task: str) -> list[str]:
+        if task not in ms:
             return ["", ""]
-        ratio = median_ratio(times[name, task], times[REFERENCE, task])
-        return [f"{statistics.median(times[name, task]):.2f}", f"{ratio:.2f}"]
+        return [f"{statistics.median(ms[task]):.2f}", f"{median_ratio(ms[task], ours[task]):.2f}"]
 
-    rows = []
-    for name in dict.fromkeys(name for name, _ in runners):
-        num_parameters = next(runner.num_parameters for (who, _), runner in runners.items() if who == name)
-        rows.append(row(case, name, f"{num_parameters:,}", *figures(name, "step"), *figures(name, "predict")))
-    return rows
+    return [
+        row(case, name, f"{num_parameters:,}", *(figure for task in TASKS for figure in figures(ms, task)))
+        for name, num_parameters, ms in found
+    ]
+
+
+COLUMNS = (
+    "case",
+    "implementation",
+    "parameters",
+    *(name for task in TASKS.values() for name in (f"{task}, ms", f"/ {REFERENCE}")),
+)
 
 
 def main() -> None:
@@ -259,10 +287,10 @@ def main() -> None:
         except Unavailable as error:
             print(f"nequip is left out: {error}.", file=sys.stderr)
 
-    columns = [name for task in TASKS.values() for name in (f"{task}, ms", f"/ {REFERENCE}")]
-    print(head("case", "implementation", "parameters", *columns), flush=True)
+    print(head(*COLUMNS), flush=True)
     for index in arguments.cases:
-        print("\n".join(compare(CASES[index], builders, arguments.rounds, arguments.calls)), flush=True)
+        found = compare(CASES[index], builders, arguments.rounds, arguments.calls)
+        print("\n".join(rows(CASES[index], found)), flush=True)
     versions = {name: value for process in processes for name, value in process.versions.items()}
     print(f"\nMedians of {arguments.rounds} rounds of {arguments.calls} calls. {environment(versions)}")
     for process in processes:

@@ -1,9 +1,9 @@
 """What every method returns: a posterior that predicts, and that one file holds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -51,6 +51,17 @@ def example_graph(config: ModelConfig) -> AtomGraph:
     return gather_batch(packed, np.arange(len(config.species)), len(config.species) + 1, 2).graph
 
 
+@lru_cache(maxsize=32)
+def shared_potential(potential_fn: Callable[[Config], Potential], config: Config) -> Potential:
+    """A method's potential: one and the same for all posteriors of a configuration, so that they share compilations.
+
+    Args:
+        potential_fn: the method's ``potential``.
+        config: with the model's data-dependent fields filled in.
+    """
+    return potential_fn(config)
+
+
 class SamplingRecord(NamedTuple):
     """How the chains that gave the samples came through; of each chain, those that were stopped left out."""
 
@@ -88,7 +99,7 @@ class Posterior:
     @cached_property
     def potential(self) -> Potential:
         """The potential whose parameters the samples are."""
-        return get(self.config.method).potential(self.config)
+        return shared_potential(get(self.config.method).potential, self.config)
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -1,6 +1,7 @@
 """The Bayesian neural network: chains of SGHMC over the weights, with log, checkpoints and resume."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,26 +150,43 @@ def build_chains(
         ``[step, chain, batch]``), and the chains at their start, with a leading axis.
     """
     sampler, data_size = config.sampler, len(packed.energy)
-    network = potential(config)
-    prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
-    estimate = log_density_estimator(network.apply, prior, data_size, config.posterior.stress_std)
-    value_and_grad_fn = value_and_grad_estimator(estimate)
-    if devices_per_chain > 1:
-        value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
-    step = chain.build_step(value_and_grad_fn, data_size, sampler)
     sizes = batch_bound(packed, sampler.batch_size // devices_per_chain)
     seed = tuple(np.asarray(jax.random.key_data(rng_key)).tolist())
 
     def plan(first_step: int, num_steps: int):
         return chain.minibatch_plan(seed, sampler.num_chains, data_size, sampler.batch_size, first_step, num_steps)
 
-    weight_keys, noise_keys = (jax.random.split(jax.random.fold_in(rng_key, i), sampler.num_chains) for i in range(2))
-    graph = example_graph(config.model)
-    position = jax.jit(jax.vmap(lambda key: network.init(key, graph)))(weight_keys)
-    states = jax.vmap(lambda key, start: chain.init(key, start, sampler.mass))(noise_keys, position)
+    return _chunk(config, data_size, sizes, devices_per_chain), plan, _start(config)(rng_key)
+
+
+@functools.lru_cache(maxsize=8)
+def _chunk(config: Config, data_size: int, sizes: tuple[int, int], devices_per_chain: int) -> chain.Chunk:
+    """The same for all runs that differ in nothing that it is compiled for, such as those of several seeds."""
+    sampler = config.sampler
+    prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
+    estimate = log_density_estimator(potential(config).apply, prior, data_size, config.posterior.stress_std)
+    value_and_grad_fn = value_and_grad_estimator(estimate)
+    if devices_per_chain > 1:
+        value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
+    step = chain.build_step(value_and_grad_fn, data_size, sampler)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    mesh = chain_mesh(sampler.num_chains, devices_per_chain)
-    return chain.build_chunk(step, minibatch, mesh, chain.build_turn(sampler)), plan, states
+    return chain.build_chunk(
+        step, minibatch, chain_mesh(sampler.num_chains, devices_per_chain), chain.build_turn(sampler)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _start(config: Config) -> Callable[[PRNGKey], chain.ChainState]:
+    """Jitted: the chains at their start, from the key of the run."""
+    network, graph, sampler = potential(config), example_graph(config.model), config.sampler
+
+    def start(rng_key: PRNGKey) -> chain.ChainState:
+        weights, noise = (jax.random.split(jax.random.fold_in(rng_key, i), sampler.num_chains) for i in range(2))
+        return jax.vmap(
+            lambda weight_key, noise_key: chain.init(noise_key, network.init(weight_key, graph), sampler.mass)
+        )(weights, noise)
+
+    return jax.jit(start)
 
 
 def _valid_error(
@@ -178,13 +196,23 @@ def _valid_error(
     if valid is None or not np.isfinite(valid.forces).any():
         return lambda _: {}
     packed = pack(valid, config.model.cutoff, statistics.species, statistics.shifts)
-    indices = np.arange(len(valid))
-    sizes = batch_size_needed(packed, indices)
-    apply = nequip(config.model).apply
+    errors = _errors(config, len(valid), batch_size_needed(packed, np.arange(len(valid))))
+    on_device = jax.device_put(packed)
 
-    @jax.jit
+    def evaluate(position: Params) -> dict[str, np.ndarray]:
+        mae, rmse = errors(position, on_device)
+        return {"valid_forces_mae": np.asarray(mae), "valid_forces_rmse": np.asarray(rmse)}
+
+    return evaluate
+
+
+@functools.lru_cache(maxsize=8)
+def _errors(config: Config, num_structures: int, sizes: tuple[int, int]) -> Callable[..., tuple[Array, Array]]:
+    """Jitted: mean absolute and root mean square error of forces [chain] on so many packed structures."""
+    apply = potential(config).apply
+
     def errors(position: Params, packed: PackedData) -> tuple[Float[Array, " chain"], Float[Array, " chain"]]:
-        batch = gather_batch(packed, indices, *sizes)
+        batch = gather_batch(packed, np.arange(num_structures), *sizes)
         mask = batch.labels.forces_mask[:, None]
 
         def one(params: Params) -> tuple[Array, Array]:
@@ -194,10 +222,4 @@ def _valid_error(
 
         return jax.lax.map(one, position)
 
-    on_device = jax.device_put(packed)
-
-    def evaluate(position: Params) -> dict[str, np.ndarray]:
-        mae, rmse = errors(position, on_device)
-        return {"valid_forces_mae": np.asarray(mae), "valid_forces_rmse": np.asarray(rmse)}
-
-    return evaluate
+    return jax.jit(errors)

@@ -1,6 +1,7 @@
 """Networks trained side by side for the methods that train: from data and a loss to the best averaged weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_bound, batch_size_needed, gather_batch, pack
 from bnn_jax.checkpoint import RunFolder
-from bnn_jax.config import Config
+from bnn_jax.config import Config, TrainerConfig
 from bnn_jax.devices import chain_mesh
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import recorder
@@ -34,7 +35,7 @@ class Task(NamedTuple):
 
     potential: Potential
     loss_fn: LossFn
-    members: Sequence[int] = (0,)
+    members: tuple[int, ...] | range = (0,)
     """Numbers of the networks: each one's initial weights and minibatches follow from its own."""
     shared_batches: bool = False
     """Whether all see the minibatches of network 0."""
@@ -81,7 +82,7 @@ def fit_networks(
     check_batch_size(config.trainer.batch_size, train, "trainer.batch_size")
     prepared = prepare(train, valid, config)
     config, trainer = prepared.config, prepared.config.trainer
-    task = task_fn(config)
+    task = _task(task_fn, config)
     out = None if out is None else Path(out)
     fingerprint = train.fingerprint()
     run = None if out is None else recorder.find(out, config, seed, fingerprint, resume)
@@ -105,24 +106,17 @@ def fit_networks(
     return Posterior(config, prepared.statistics, samples, 1, seed, train_hashes=train.hashes())
 
 
+@functools.lru_cache(maxsize=8)  # one and the same task for equal configurations, so that their runs share compilations
+def _task(task_fn: Callable[[Config], Task], config: Config) -> Task:
+    return task_fn(config)
+
+
 def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[chain.Chunk, Callable, Any]:
     """What :func:`fit_networks` runs: the compiled chunk, the plan of minibatches, the networks at their start."""
     config, packed, members = prepared.config, prepared.packed, np.asarray(task.members)
     seed = tuple(np.asarray(jax.random.key_data(rng_key)).tolist())
     data_size, batch_size = len(packed.energy), config.trainer.batch_size
-
-    def loss(params: Params, batch: Batch, key: PRNGKey) -> tuple[Array, Array]:
-        value, prediction = task.loss_fn(params, batch, key)
-        _, square, count = _errors(prediction, batch)
-        return value, square / jnp.maximum(count, 1)
-
-    step = build_step(jax.value_and_grad(loss, has_aux=True), config.trainer)
-    weight_keys, step_keys = jax.vmap(lambda m: jax.random.split(jax.random.fold_in(rng_key, m)), out_axes=1)(members)
-    graph = example_graph(config.model)
-    params = jax.jit(jax.vmap(lambda key: task.potential.init(key, graph)))(weight_keys)
-    states = jax.vmap(lambda key, start: init(key, start, config.trainer))(step_keys, params)
     sizes = batch_bound(packed, batch_size, repeated=task.bootstrap)
-    minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
 
     def plan(first_step: int, num_steps: int) -> Int[np.ndarray, "step member batch"]:
         streams = np.zeros_like(members) if task.shared_batches else members
@@ -133,7 +127,31 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
         tables = [np.random.default_rng([*seed, int(m), 1]).integers(data_size, size=data_size) for m in members]
         return np.stack([table[chosen[:, i]] for i, table in enumerate(tables)], axis=1).astype(np.int32)
 
-    return chain.build_chunk(step, minibatch, chain_mesh(len(members))), plan, states
+    return _chunk(task, config.trainer, sizes), plan, _start(task, config)(rng_key)
+
+
+@functools.lru_cache(maxsize=8)
+def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int]) -> chain.Chunk:
+    def loss(params: Params, batch: Batch, key: PRNGKey) -> tuple[Array, Array]:
+        value, prediction = task.loss_fn(params, batch, key)
+        _, square, count = _errors(prediction, batch)
+        return value, square / jnp.maximum(count, 1)
+
+    step = build_step(jax.value_and_grad(loss, has_aux=True), trainer)
+    minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
+    return chain.build_chunk(step, minibatch, chain_mesh(len(task.members)))
+
+
+@functools.lru_cache(maxsize=8)
+def _start(task: Task, config: Config) -> Callable[[PRNGKey], Any]:
+    """Jitted: the networks at their start, from the key of the run."""
+    graph, members = example_graph(config.model), jnp.asarray(task.members)
+
+    def one(rng_key: PRNGKey, member: Array) -> Any:
+        weight_key, step_key = jax.random.split(jax.random.fold_in(rng_key, member))
+        return init(step_key, task.potential.init(weight_key, graph), config.trainer)
+
+    return jax.jit(lambda rng_key: jax.vmap(one, in_axes=(None, 0))(rng_key, members))
 
 
 def _errors(prediction: Prediction, batch: Batch) -> tuple[Array, Array, Array]:
@@ -153,11 +171,27 @@ def _validation(
     plan = np.full((len(parts), len(parts[0])), -1, np.int32)
     for row, part in zip(plan, parts, strict=True):
         row[: len(part)] = part
-    sizes = batch_size_needed(packed, plan)
+    figures = _figures(loss_fn, batch_size_needed(packed, plan))
     weights = np.array([len(part) for part in parts]) / len(valid)
+    on_device = jax.device_put(packed)
 
-    @jax.jit
-    def figures(params: Params, packed: PackedData) -> tuple[Array, ...]:
+    def evaluate(params: Params) -> dict[str, np.ndarray]:
+        loss, absolute, square, count = (np.asarray(value, np.float64) for value in figures(params, on_device, plan))
+        count = np.maximum(count.sum(axis=1), 1)
+        return {
+            "valid_loss": (loss * weights).sum(axis=1),
+            "valid_forces_mae": absolute.sum(axis=1) / count,
+            "valid_forces_rmse": np.sqrt(square.sum(axis=1) / count),
+        }
+
+    return evaluate
+
+
+@functools.lru_cache(maxsize=8)
+def _figures(loss_fn: LossFn, sizes: tuple[int, int]) -> Callable[..., tuple[Array, ...]]:
+    """Jitted: loss and sums of errors [member, batch] of weights on the batches of a plan."""
+
+    def figures(params: Params, packed: PackedData, plan: Int[Array, "batch structure"]) -> tuple[Array, ...]:
         def one_batch(member: Params, indices: Array) -> tuple[Array, ...]:
             batch = gather_batch(packed, indices, *sizes)
             loss, prediction = loss_fn(member, batch, None)
@@ -168,18 +202,7 @@ def _validation(
 
         return jax.lax.map(one, params)
 
-    on_device = jax.device_put(packed)
-
-    def evaluate(params: Params) -> dict[str, np.ndarray]:
-        loss, absolute, square, count = (np.asarray(value, np.float64) for value in figures(params, on_device))
-        count = np.maximum(count.sum(axis=1), 1)
-        return {
-            "valid_loss": (loss * weights).sum(axis=1),
-            "valid_forces_mae": absolute.sum(axis=1) / count,
-            "valid_forces_rmse": np.sqrt(square.sum(axis=1) / count),
-        }
-
-    return evaluate
+    return jax.jit(figures)
 
 
 def _reports(turns: Iterator[Turn], start: Progress) -> Iterator[recorder.Report]:

@@ -20,15 +20,6 @@ WILD = {"cycle_step_size": 1e30}
 @pytest.fixture(autouse=True)
 def checkpoint_at_every_turn(monkeypatch):
     monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
-    valid_error = sghmc._valid_error
-
-    def shared(valid, config, statistics):
-        case = (valid.fingerprint(), config.model)
-        if case not in COMPILED:
-            COMPILED[case] = valid_error(valid, config, statistics)
-        return COMPILED[case]
-
-    monkeypatch.setattr(sghmc, "_valid_error", shared)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +57,10 @@ def poisoned(monkeypatch, chain: int, from_step: int):
 
             return poisoned_step
 
-        monkeypatch.setattr(sghmc.chain, "build_step", build_step)
-        try:
+        with monkeypatch.context() as patched:
+            patched.setattr(sghmc.chain, "build_step", build_step)
+            patched.setattr(sghmc, "_chunk", sghmc._chunk.__wrapped__)
             return build(rng_key, packed, config, *devices)
-        finally:
-            monkeypatch.setattr(sghmc.chain, "build_step", step_fn)
 
     monkeypatch.setattr(sghmc, "build_chains", build_poisoned)
 

@@ -23,14 +23,14 @@ from bnn_jax.training import Progress
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 from tests import systems
 
-MODEL = {"num_blocks": 2, "num_features": 4, "l_max": 1, "cutoff": 3.0, "num_bessel": 4, "radial_hidden": [4]}
+MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "cutoff": 3.0, "num_bessel": 4, "radial_hidden": [4]}
 MODEL |= {"std_hidden": [4]}
 TRAINER = {"num_steps": 12, "log_every": 5, "batch_size": 3}
 TRAINED = [name for name in names() if name != "sghmc"]
 
 
 def config_of(method: str, trainer: dict | None = None, **sections) -> Config:
-    return Config.from_dict({"method": method, "model": MODEL, "trainer": TRAINER | (trainer or {}), **sections})
+    return Config.from_dict({"method": method, "model": MODEL, "trainer": TRAINER | (trainer or {})} | sections)
 
 
 def water(number: int, seed: int) -> Dataset:
@@ -132,13 +132,13 @@ def test_members_together_equal_members_alone(ensemble: dict) -> None:
     together = weights(range(3))
     assert together[0].dtype == np.float64
     for member in range(3):
-        for all_, (alone,) in zip(together, weights([member]), strict=True):
+        for all_, (alone,) in zip(together, weights((member,)), strict=True):
             np.testing.assert_allclose(all_[member], alone, rtol=1e-9, atol=1e-12)
 
 
 def test_shared_batches_and_bootstrap_are_what_they_say() -> None:
     prepared = prepare(water(8, 0), None, config_of("ensemble"))
-    task = get("ensemble")._task(prepared.config)._replace(members=[0, 1, 5])
+    task = get("ensemble")._task(prepared.config)._replace(members=(0, 1, 5))
 
     def plan(**options) -> np.ndarray:
         _, plan_fn, _ = training.build_training(jax.random.key(0), prepared, task._replace(**options))
@@ -162,7 +162,7 @@ def test_ensemble_is_mean_and_spread_of_its_members() -> None:
         for i in range(3)
     ]
     forces = np.stack([member.predict(atoms).forces for member in alone])
-    np.testing.assert_allclose(predictive.forces, forces.mean(axis=0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(predictive.forces, forces.mean(axis=0), atol=1e-6 * np.abs(forces).max())
     np.testing.assert_allclose(predictive.forces_std, forces.std(axis=0, ddof=1), rtol=1e-3)
     assert (predictive.forces_std_aleatoric == 0).all() and np.isnan(
         bnn_jax.evaluate(posterior, water(3, 20))["forces_mll_mixture"]
@@ -193,7 +193,7 @@ def test_known_noise_is_recovered(method: str, rel: float) -> None:
     trainer = {"num_steps": 1_500, "log_every": 100, "batch_size": 20, "learning_rate": 0.03}
     config = config_of(method, trainer, ensemble={"num_members": 2}, evidential={"regulariser": 0.0})
     # With hidden layers of 4 units one start in four is left without a living path to one of the stds.
-    wide = dataclasses.replace(config.model, std_hidden=(8,), radial_hidden=(8,))
+    wide = dataclasses.replace(config.model, num_blocks=2, std_hidden=(8,), radial_hidden=(8,))
     config = dataclasses.replace(config, model=wide)
     train, valid = noisy_dimers(600, 0), noisy_dimers(100, 1)
     posterior = get(method).fit(jax.random.key(0), train, valid, config, progress=False)
@@ -204,7 +204,7 @@ def test_known_noise_is_recovered(method: str, rel: float) -> None:
 
 def test_dropped_channels_do_not_matter() -> None:
     """A masked network is one in which the channel is cut out, the others scaled."""
-    prepared = prepare(water(4, 0), None, config_of("dropout"))
+    prepared = prepare(water(4, 0), None, config_of("dropout", model=MODEL | {"num_blocks": 2}))
     network = nequip(prepared.config.model)
     params = network.init(jax.random.key(0), example_graph(prepared.config.model))
     for one, other in zip(jax.tree.leaves(drop(jax.random.key(1), params, 0.0)), jax.tree.leaves(params), strict=True):
