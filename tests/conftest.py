@@ -1,5 +1,6 @@
 """Fixtures that all tests share, and the compilation cache that makes a second run of the suite fast."""
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -17,6 +18,19 @@ if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_D
 def pytest_report_header() -> str:
     """The releases under test."""
     return "with: " + ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "e3nn-jax", "numpy"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings() -> Iterator[None]:
+    """Let go of compiled programs before they fill the process's table of memory mappings, which ends in a crash.
+
+    XLA maps each function of each program by itself, and Linux allows 65,530 mappings.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -151,6 +151,7 @@ def test_large_stds_are_named_with_their_atoms(posterior):
     with pytest.warns(
         UncertainForcesWarning, match=rf"exceeds .* at atoms {worst} \({largest[worst]:.3g}\)\.$"
     ) as seen:
+        warnings.filterwarnings("ignore", "Setting the shape on a NumPy array", DeprecationWarning, r"ase\.")
         atoms.get_forces()
         atoms.get_potential_energy()
     assert len(seen) == 1

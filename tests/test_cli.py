@@ -260,6 +260,7 @@ def test_killed_run_resumes_to_the_same_samples_and_log(tmp_path):
         "--set",
         "sampler.log_every=10",
     ]
+    steps += ["--set", "model.num_blocks=1", "--set", "model.num_features=4"]
     arguments = ["fit", "ammonia", "--preset", "tiny", "--samples", "40", *steps, "--valid", "8", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*arguments, str(whole)]) == 0

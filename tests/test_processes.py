@@ -22,13 +22,26 @@ SETTINGS = {
     "sampler.log_every": 10,
 }
 LENGTH = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-COMMAND = [sys.executable, "-c", "import sys; from bnn_jax.cli import main; sys.exit(main())", "fit", "ammonia"]
+SCRIPT = "import sys; from bnn_jax.cli import main; sys.exit(main())"
+COMMAND = [sys.executable, "-c", SCRIPT, "fit", "ammonia"]
+SLOW_REPORT = """
+import importlib, time
+load = importlib.import_module
+def slowed(name, package=None):
+    module = load(name, package)
+    if name == "bnn_jax.cli.fit":
+        write = module.write_run_report
+        module.write_run_report = lambda *arguments: time.sleep(8) or write(*arguments)
+    return module
+importlib.import_module = slowed
+"""
+"""Longer than JAX waits at the end for a process that is late."""
 
 
-def start(folder, index=0, count=1, *options):
+def start(folder, index=0, count=1, *options, before=""):
     """One process of ``count``, as Open MPI's launcher would start it."""
     arguments = [
-        *COMMAND,
+        *(before + part if part == SCRIPT else part for part in COMMAND),
         "--out",
         str(folder),
         "--preset",
@@ -75,7 +88,7 @@ def assert_same_samples(run, other):
 
 def test_two_processes_sample_what_one_does(alone, tmp_path):
     run = tmp_path / "run"
-    both = [start(run, index, 2, "--chains", "2") for index in range(2)]
+    both = [start(run, index, 2, "--chains", "2", before=SLOW_REPORT) for index in range(2)]
     (code, out, err), (other_code, other_out, other_err) = map(finish, both)
     assert (code, other_code) == (0, 0), err + other_err
     own, other_own = ([line for line in text.splitlines() if "Gloo" not in line] for text in (out, other_out))

@@ -15,9 +15,10 @@ from bnn_jax.atoms.sources import load
 from bnn_jax.cli.commands import Fit
 from bnn_jax.cli.evaluate import given
 from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, settle
-from bnn_jax.devices import is_first
+from bnn_jax.devices import is_first, wait_for_all
 from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
+from bnn_jax.methods.recorder import losses_explained
 from bnn_jax.report import score_table, write_run_report
 from bnn_jax.sampling.diagnostics import MIN_DRAWS
 from bnn_jax.types import InputError, InputWarning
@@ -37,6 +38,7 @@ def run(command: Fit) -> Posterior:
     Raises:
         InputError: the data or the options cannot be used, or the run folder is occupied.
         DivergenceError: every chain diverged.
+        LostProcessError: another process of the run has ended.
     """
     settled = settle(command)
     parts = read_parts(command.data, settled.data_options, settled.seed)
@@ -60,10 +62,11 @@ def run(command: Fit) -> Posterior:
             devices_per_chain=command.devices_per_chain,
             metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
         )
-    if not is_first():
-        return posterior
-    report = write_run_report(out, posterior, parts.valid or parts.test, parts.test)
-    _print_report(out, report, posterior)
+    if is_first():
+        report = write_run_report(out, posterior, parts.valid or parts.test, parts.test)
+        _print_report(out, report, posterior)
+    with losses_explained():
+        wait_for_all()  # JAX ends all processes a few seconds after the first of them has left
     return posterior
 
 

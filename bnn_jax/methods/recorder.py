@@ -185,7 +185,7 @@ def record(reports: Iterator[Report], start: Any, run: RunFolder | None, num_ste
     bar = tqdm(
         total=num_steps, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True
     )
-    with bar, _signals_gathered() as arrived, _losses_explained():
+    with bar, _signals_gathered() as arrived, losses_explained():
         for report in reports:
             progress = report.progress
             if run is not None:
@@ -232,8 +232,12 @@ def _signals_gathered() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _losses_explained() -> Iterator[None]:
-    """A failed exchange with another process, as one sentence."""
+def losses_explained() -> Iterator[None]:
+    """A failed exchange with another process, as one sentence.
+
+    Raises:
+        LostProcessError: another process of the run has ended.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

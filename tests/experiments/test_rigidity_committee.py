@@ -199,6 +199,7 @@ def test_local_energies_that_vary_as_the_rigidities_say(committee):
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_whole_experiment_resumes_and_rebuilds_its_table(committee, data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     arguments = [*ARGUMENTS, "--data", str(data), "--out", str(out)]

@@ -46,6 +46,7 @@ def root(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_whole_experiment_and_what_it_leaves(small, root, capsys) -> None:
     sets = {"ethanol": small.Source("train.xyz", 6, 4, {"ethanol": ("test.xyz", 5)})}
     out = root / "out"

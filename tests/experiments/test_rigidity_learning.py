@@ -50,6 +50,7 @@ def train():
 # --- one trajectory ---
 
 
+@pytest.mark.slow
 def test_networks_along_a_training_are_those_of_one_fit(learning, train, monkeypatch):
     monkeypatch.setattr(learning, "STEPS_PER_CALL", 2)
     found = learning.snapshots(train, config(), 3, (0, 3, 7))
@@ -132,6 +133,7 @@ def test_comparison_at_several_regularisers(learning):
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_whole_experiment_resumes_and_rebuilds_its_table(learning, data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     arguments = [*ARGUMENTS, "--seeds", "0", "1", "--data", str(data), "--out", str(out)]
