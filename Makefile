@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-PYTEST := -m pytest -n 2 --dist worksteal -p no:benchmark
+PYTEST := -m pytest -n 3 --dist worksteal -p no:benchmark
 # Of the newest stack: PYTHON= where it is given, else the newest that starts, from the path or from pyenv.
 NEWEST_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(shell \
   for version in 3.14 3.13 3.12; do for python in python$$version $(HOME)/.pyenv/versions/$$version*/bin/python3; do \

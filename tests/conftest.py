@@ -20,6 +20,12 @@ def pytest_report_header() -> str:
     return "with: " + ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "e3nn-jax", "numpy"))
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays: Python need not look through it again and again for what can go."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_mappings() -> Iterator[None]:
     """Let go of compiled programs before they fill the process's table of memory mappings, which ends in a crash.

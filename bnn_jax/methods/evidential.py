@@ -11,7 +11,7 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods.base import Posterior
 from bnn_jax.methods.training import Task, fit_networks
-from bnn_jax.model import MLP, nequip
+from bnn_jax.model import MLP, draw, nequip
 from bnn_jax.training import losses
 from bnn_jax.training.losses import MIN_EVIDENCE, Evidence
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
@@ -33,7 +33,7 @@ def _with_head(network: Potential, config: Config) -> Potential:
 
     def init(rng_key: PRNGKey, graph: Any) -> Params:
         features = jnp.zeros((1, config.model.num_features))
-        head = _head(config).init(jax.random.fold_in(rng_key, 1), features)["params"]
+        head = draw(_head(config), jax.random.fold_in(rng_key, 1), features)
         return {"network": network.init(rng_key, graph), "evidence": head}
 
     return Potential(init, network.apply)

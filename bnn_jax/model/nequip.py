@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.convolution import convolve, coupling, spherical_harmonics
+from bnn_jax.model.initial import UNIT
 from bnn_jax.model.irreps import independent_paths, layer_irreps, product_paths
 from bnn_jax.model.radial import MLP, bessel_basis, silu, tanh
 
-NORMAL = nn.initializers.normal(1.0)
 SCALAR = e3nn.Irrep(0, 1)
 
 
@@ -29,7 +29,7 @@ class IrrepLinear(nn.Module):
     def __call__(self, x: Features) -> Features:
         outputs = {}
         for irrep, width in self.targets:
-            kernel = self.param(f"kernel_{irrep}", NORMAL, (x[irrep].shape[-1], width))
+            kernel = self.param(f"kernel_{irrep}", UNIT, (x[irrep].shape[-1], width))
             outputs[irrep] = x[irrep] @ (kernel / jnp.sqrt(kernel.shape[0]).astype(kernel.dtype))
         return outputs
 
@@ -47,7 +47,7 @@ class SelfConnection(nn.Module):
             if irrep not in x:
                 continue
             block = x[irrep]
-            kernel = self.param(f"kernel_{irrep}", NORMAL, (self.num_species, block.shape[-1], width))
+            kernel = self.param(f"kernel_{irrep}", UNIT, (self.num_species, block.shape[-1], width))
             kernel = kernel / jnp.sqrt(block.shape[-1]).astype(block.dtype)
             if self.num_species == 1:
                 outputs[irrep] = block @ kernel[0]
@@ -66,7 +66,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         mean_square = sum(jnp.mean(block**2, axis=(1, 2)) for block in x.values()) / len(x)
-        factors = self.param("factor", NORMAL, (len(x), next(iter(x.values())).shape[-1]))
+        factors = self.param("factor", UNIT, (len(x), next(iter(x.values())).shape[-1]))
         scale = jax.lax.rsqrt(mean_square + self.epsilon)[:, None, None]
         return {irrep: block * scale * factors[i] for i, (irrep, block) in enumerate(x.items())}
 
@@ -166,7 +166,7 @@ class NequIP(nn.Module):
         lengths = jnp.linalg.norm(vectors, axis=-1)
         radial = bessel_basis(lengths, config.cutoff, config.num_bessel, config.polynomial_cutoff)
         harmonics = spherical_harmonics(vectors, config.l_max)
-        embedding = self.param("embedding", NORMAL, (len(config.species), config.num_features))
+        embedding = self.param("embedding", UNIT, (len(config.species), config.num_features))
         x = {SCALAR: (one_hot @ embedding)[:, None, :]}
         for block in range(config.num_blocks):
             x = Interaction(config, layers[block], layers[block + 1], block == 0, name=f"block_{block}")(

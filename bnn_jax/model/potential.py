@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bnn_jax.atoms.graph import node_mask, node_structure, pair_mask, pair_vectors
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.heads import Heads
+from bnn_jax.model.initial import draw
 from bnn_jax.model.nequip import NequIP
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, PRNGKey
 
@@ -58,7 +59,7 @@ def nequip(config: ModelConfig) -> Potential:
     @jax.default_matmul_precision("float32")
     def init(rng_key: PRNGKey, graph: AtomGraph) -> Params:
         species, senders, receivers, mask = inputs(graph)
-        return module.init(rng_key, species, pair_vectors(graph), senders, receivers, mask)["params"]
+        return draw(module, rng_key, species, pair_vectors(graph), senders, receivers, mask)
 
     @jax.default_matmul_precision("float32")
     def apply(params: Params, graph: AtomGraph, *, rng_key: PRNGKey | None = None) -> Prediction:

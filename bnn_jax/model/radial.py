@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bnn_jax.model.initial import UNIT, ZERO
+
 # Second moments of the activations under a standard normal, so that a unit-variance input gives a unit-variance output.
 SILU_GAIN = 1.6765325
 TANH_GAIN = 1.5925374
@@ -73,11 +75,11 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*shape feature"]) -> Float[Array, "*shape out"]:
         for layer, width in enumerate(self.features):
             is_last = layer == len(self.features) - 1
-            normal = nn.initializers.zeros if is_last and self.zero_last else nn.initializers.normal(1.0)
-            kernel = self.param(f"kernel_{layer}", normal, (x.shape[-1], width))
+            initial = ZERO if is_last and self.zero_last else UNIT
+            kernel = self.param(f"kernel_{layer}", initial, (x.shape[-1], width))
             x = x @ (kernel / jnp.sqrt(x.shape[-1]).astype(x.dtype))
             if self.use_bias:
-                x = x + self.param(f"bias_{layer}", normal, (width,))
+                x = x + self.param(f"bias_{layer}", initial, (width,))
             if not is_last:
                 x = silu(x)
         return x

@@ -218,6 +218,7 @@ def test_missing_species_have_columns_all_the_same(spectra):
     assert_allclose((alone.values**2).sum(), (beside.values**2).sum())
 
 
+@pytest.mark.slow
 def test_families_are_apart_as_the_question_has_it(experiment, pieces, shared_data):
     frames = experiment.SYSTEMS["carbon-dense"](shared_data)
     liquids = [frame for frame in frames.train if len(frame) == 200]

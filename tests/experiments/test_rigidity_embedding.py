@@ -225,6 +225,7 @@ def test_table_counts_the_best_and_shows_the_spread(report):
     assert "| original structure | 8 |  |  | 1 ± 0 | 2 ± 0 |" in table
 
 
+@pytest.mark.slow
 def test_last_layer_rows_are_energies_of_unit_readouts(experiment, folder, tmp_path, monkeypatch):
     small(experiment, monkeypatch)
     posterior, train = experiment.trained(folder, tmp_path, 3, 0)
@@ -239,6 +240,7 @@ def test_last_layer_rows_are_energies_of_unit_readouts(experiment, folder, tmp_p
     assert trace == pytest.approx(np.sum(shifted**2) * (1 + 1e-6), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_predictions(experiment, folder, tmp_path, monkeypatch):
     small(experiment, monkeypatch)
     posterior, train = experiment.trained(folder, tmp_path, 3, 0)

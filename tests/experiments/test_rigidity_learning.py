@@ -66,6 +66,7 @@ def test_networks_along_a_training_are_those_of_one_fit(learning, train, monkeyp
     assert not np.allclose(readouts[0], readouts[1]) and not np.allclose(readouts[1], readouts[2])
 
 
+@pytest.mark.slow
 def test_kept_networks_are_not_trained_again_and_others_are_refused(learning, train, tmp_path, monkeypatch):
     file = tmp_path / "networks.safetensors"
     first = learning.kept_snapshots(train, config(), 0, (0, 7), file)

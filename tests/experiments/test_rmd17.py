@@ -93,6 +93,7 @@ def test_missing_file_is_named(experiment, folder):
         experiment.read_parts("ethanol", folder, 5, 3, 4)
 
 
+@pytest.mark.slow
 def test_whole_experiment_resumes_and_rebuilds_its_tables(experiment, folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     parts = experiment.read_parts("ethanol", folder, 5, 3, 4)

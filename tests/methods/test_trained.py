@@ -26,11 +26,20 @@ from tests import systems
 MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "cutoff": 3.0, "num_bessel": 4, "radial_hidden": [4]}
 MODEL |= {"std_hidden": [4]}
 TRAINER = {"num_steps": 12, "log_every": 5, "batch_size": 3}
+SECTIONS = {
+    "ensemble": {"num_members": 3},
+    "dropout": {"num_passes": 3, "rate": 0.2},
+    "mixture": {"num_components": 3},
+    "laplace": {"zeta": 1e-2},
+}
+"""One configuration for all tests that do not need another: runs of equal configuration share what they compile."""
 TRAINED = [name for name in names() if name != "sghmc"]
 
 
 def config_of(method: str, trainer: dict | None = None, **sections) -> Config:
-    return Config.from_dict({"method": method, "model": MODEL, "trainer": TRAINER | (trainer or {})} | sections)
+    return Config.from_dict(
+        {"method": method, "model": MODEL, "trainer": TRAINER | (trainer or {})} | SECTIONS | sections
+    )
 
 
 def water(number: int, seed: int) -> Dataset:
@@ -45,7 +54,7 @@ def run(method: str, seed: int = 0, out: Path | None = None, resume: bool = Fals
 
 @pytest.fixture(scope="module", params=TRAINED)
 def posterior(request: pytest.FixtureRequest) -> Posterior:
-    return run(request.param, ensemble={"num_members": 2}, dropout={"num_passes": 3, "rate": 0.2})
+    return run(request.param)
 
 
 def test_every_method_predicts_and_says_what_it_knows(posterior: Posterior) -> None:
@@ -93,8 +102,7 @@ def test_forces_are_the_gradient_of_the_energy_and_turn_with_the_molecule(poster
 
 @pytest.mark.parametrize("method", ["ensemble", "laplace"])
 def test_resume_is_bit_for_bit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sections = {"ensemble": {"num_members": 2}}
-    whole = run(method, **sections)
+    whole = run(method)
     monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
     save, count = recorder.save_checkpoint, 0
 
@@ -108,8 +116,8 @@ def test_resume_is_bit_for_bit(method: str, tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patched:
         patched.setattr(recorder, "save_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(method, out=tmp_path / "run", **sections)
-    resumed = run(method, out=tmp_path / "run", resume=True, **sections)
+            run(method, out=tmp_path / "run")
+    resumed = run(method, out=tmp_path / "run", resume=True)
     for one, other in zip(jax.tree.leaves(whole.samples), jax.tree.leaves(resumed.samples), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -192,8 +200,8 @@ def test_known_noise_is_recovered(method: str, rel: float) -> None:
     """
     trainer = {"num_steps": 1_500, "log_every": 100, "batch_size": 20, "learning_rate": 0.03}
     config = config_of(method, trainer, ensemble={"num_members": 2}, evidential={"regulariser": 0.0})
-    # With hidden layers of 4 units one start in four is left without a living path to one of the stds.
-    wide = dataclasses.replace(config.model, num_blocks=2, std_hidden=(8,), radial_hidden=(8,))
+    # With hidden layers of 8 units one start in two leaves a std head without a living path to one of the elements.
+    wide = dataclasses.replace(config.model, num_blocks=2, std_hidden=(32,), radial_hidden=(8,))
     config = dataclasses.replace(config, model=wide)
     train, valid = noisy_dimers(600, 0), noisy_dimers(100, 1)
     posterior = get(method).fit(jax.random.key(0), train, valid, config, progress=False)
@@ -237,7 +245,7 @@ def test_dropout_rate_is_met() -> None:
 
 
 def test_mixture_equals_scikit_learn() -> None:
-    posterior = run("mixture", mixture={"num_components": 3})
+    posterior = run("mixture")
     trained = dataclasses.replace(posterior, samples=posterior.samples["network"])
     features = atom_features(trained, water(8, 0))
     assert features.shape == (24, 4)
@@ -261,8 +269,8 @@ def test_number_of_components_is_found() -> None:
 
 def test_laplace_is_bayesian_linear_regression() -> None:
     """Against the closed form, with derivatives by differences, which are exact for what is linear."""
-    zeta = 1e-2
-    posterior = run("laplace", laplace={"zeta": zeta})
+    posterior = run("laplace")
+    zeta = posterior.config.laplace.zeta
     network = jax.tree.map(lambda leaf: leaf[:1], posterior.samples["network"])
     plain = dataclasses.replace(posterior, config=dataclasses.replace(posterior.config, method="ensemble"))
 
@@ -297,7 +305,7 @@ def test_laplace_is_bayesian_linear_regression() -> None:
 
 def test_sampled_last_layers_have_the_covariance() -> None:
     exact = run("laplace")
-    sampled = run("laplace", laplace={"num_samples": 4000})
+    sampled = run("laplace", laplace=SECTIONS["laplace"] | {"num_samples": 4000})
     atoms = systems.rattled(systems.water())
     one, many = exact.predict(atoms), sampled.predict(atoms)
     # The std of 4000 normal draws is known to 1 / sqrt(8000) = 1.1 %.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
+from bnn_jax.model.initial import draw
 from bnn_jax.model.radial import MLP, SILU_GAIN, TANH_GAIN, bessel_basis, polynomial_envelope, silu, tanh
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -62,14 +63,16 @@ def test_network_keeps_unit_variance() -> None:
     """Over the prior of its weights; the error of a second moment of 4000 draws is a few per cent."""
     mlp = MLP((16, 16, 16))
     x = jax.random.normal(jax.random.key(0), (4, 16))
-    outputs = jax.vmap(lambda key: mlp.apply(mlp.init(key, x), x))(jax.random.split(jax.random.key(1), 1000))
+    outputs = jax.vmap(lambda key: mlp.apply({"params": draw(mlp, key, x)}, x))(
+        jax.random.split(jax.random.key(1), 1000)
+    )
     np.testing.assert_allclose(np.mean(outputs**2), np.mean(x**2), rtol=0.25)
 
 
 def test_network_is_what_it_says() -> None:
     mlp = MLP((5, 2), use_bias=True)
     x = jax.random.normal(jax.random.key(0), (3, 4))
-    params = mlp.init(jax.random.key(1), x)["params"]
+    params = draw(mlp, jax.random.key(1), x)
     hidden = silu(x @ params["kernel_0"] / 2 + params["bias_0"])
     np.testing.assert_allclose(
         mlp.apply({"params": params}, x), hidden @ params["kernel_1"] / np.sqrt(5) + params["bias_1"], rtol=1e-12
@@ -79,4 +82,4 @@ def test_network_is_what_it_says() -> None:
 def test_last_layer_can_start_at_zero() -> None:
     mlp = MLP((5, 2), use_bias=True, zero_last=True)
     x = jnp.ones((3, 4))
-    np.testing.assert_array_equal(mlp.apply(mlp.init(jax.random.key(1), x), x), np.zeros((3, 2)))
+    np.testing.assert_array_equal(mlp.apply({"params": draw(mlp, jax.random.key(1), x)}, x), np.zeros((3, 2)))
