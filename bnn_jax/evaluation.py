@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.statistics import LABELS
 from bnn_jax.methods.base import Posterior, num_shared
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
 from bnn_jax.types import InputError, InputWarning, Predictive, TrustWarning
@@ -171,23 +172,28 @@ def convergence(posterior: Posterior, held_out: Dataset) -> dict[str, Float[np.n
     Reference: Vehtari et al. (2021), doi:10.1214/20-BA1221, on functions of the weights rather than the weights, which
     permutations of hidden units leave unidentified.
     """
-    return convergence_of(posterior.predict(held_out), posterior.num_chains)
+    return convergence_of(posterior.predict(held_out), posterior.num_chains, posterior.statistics.labels)
 
 
-def convergence_of(predictive: Predictive, num_chains: int) -> dict[str, Float[np.ndarray, " quantity"]]:
+def convergence_of(
+    predictive: Predictive, num_chains: int, labels: Sequence[str] = LABELS
+) -> dict[str, Float[np.ndarray, " quantity"]]:
     """The figures of :func:`convergence` from a predictive that is at hand."""
-    draws = quantities(predictive, num_chains)
+    draws = quantities(predictive, num_chains, labels)
     return {"rhat": np.asarray(function_space_rhat(draws)), "ess": np.asarray(function_space_ess(draws))}
 
 
-def quantities(predictive: Predictive, num_chains: int) -> Float[np.ndarray, "chain sample quantity"]:
+def quantities(
+    predictive: Predictive, num_chains: int, labels: Sequence[str] = LABELS
+) -> Float[np.ndarray, "chain sample quantity"]:
     """What is monitored: energies, then force components, of each sample, less their mean over all samples.
 
     Args:
         predictive: of held-out structures.
         num_chains: of its samples.
+        labels: of the training set. Where it had no energies, chains cannot agree on them, and they are left out.
     """
     forces = predictive.forces_samples.reshape(len(predictive.energy_samples), -1)
-    draws = np.concatenate([predictive.energy_samples, forces], axis=1)
+    draws = np.concatenate([predictive.energy_samples, forces], axis=1) if "energy" in labels else forces
     draws = draws - draws.mean(axis=0)  # float32 inside: total energies would lose their spread
     return draws.reshape(num_chains, -1, draws.shape[1])

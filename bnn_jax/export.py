@@ -14,6 +14,8 @@ read such programs for six months after the version that wrote them, at least; k
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from jaxtyping import Array
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration
 from bnn_jax.checkpoint import DamagedFileError, load_arrays, read_metadata, save_tree
-from bnn_jax.predict import ApplySamples, Predictor, every_sample
+from bnn_jax.predict import Fields, Predictor, every_sample
 from bnn_jax.types import AtomGraph, InputError, Params, Prediction, Verdict
 
 FORMAT = "predictor 1"
@@ -124,7 +126,8 @@ def load_exported(path: str | Path) -> Predictor:
         )
     arrays = load_arrays(path)
     try:
-        exported = jax.export.deserialize(bytearray(arrays.pop("['program']").tobytes()))
+        program = Program(arrays.pop("['program']").tobytes())
+        exported = program.exported
         called = set(re.findall(r"stablehlo\.custom_call @([\w.]+)", str(exported.mlir_module())))
         statistics, cutoff = Statistics.from_json(metadata["statistics"]), float(metadata["cutoff"])
         verdict = json.loads(metadata["verdict"])
@@ -140,7 +143,7 @@ def load_exported(path: str | Path) -> Predictor:
     if np.result_type(*samples.values()) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise InputError(f"{path} is in float64, which this process does not use; set jax_enable_x64.")
     _check_devices(path, exported.platforms)
-    return Predictor(_in_chunks(exported.call), samples, statistics, cutoff, verdict, calibration)
+    return Predictor(program, samples, statistics, cutoff, verdict, calibration)
 
 
 def _check_devices(path: Path, platforms: Sequence[str]) -> None:
@@ -151,11 +154,19 @@ def _check_devices(path: Path, platforms: Sequence[str]) -> None:
         )
 
 
-def _in_chunks(call: Callable[..., Any]) -> ApplySamples:
-    """The program, for so many samples at a time."""
+@dataclass(frozen=True)
+class Program(Fields):
+    """``apply_samples`` of a file: for so many samples at a time; unlike what it calls it can be pickled."""
 
-    def apply_samples(samples: Params, graph: AtomGraph, at_once: int | None = None) -> Prediction:
-        arrays = _arrays(graph)
+    serialized: bytes
+
+    @cached_property
+    def exported(self) -> jax.export.Exported:
+        """What JAX makes of it."""
+        return jax.export.deserialize(bytearray(self.serialized))
+
+    def __call__(self, samples: Params, graph: AtomGraph, at_once: int | None = None) -> Prediction:
+        arrays, call = _arrays(graph), self.exported.call
         num_samples = jax.tree.leaves(samples)[0].shape[0]
         at_once = min(at_once or num_samples, num_samples)
         num_whole = num_samples // at_once * at_once
@@ -166,8 +177,6 @@ def _in_chunks(call: Callable[..., Any]) -> ApplySamples:
             rest = call(jax.tree.map(lambda leaf: leaf[num_whole:], samples), arrays)
             fields = {name: jnp.concatenate([value, rest[name]]) for name, value in fields.items()}
         return Prediction(**fields, features=None)
-
-    return apply_samples
 
 
 def _shapes(samples: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:

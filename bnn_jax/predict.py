@@ -1,13 +1,14 @@
 """From stacked parameters to the posterior predictive: samples spread over devices, some at a time on each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import ase
 import jax
 import numpy as np
+from ase.data import chemical_symbols
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
@@ -151,7 +152,7 @@ def predict(
         InputError: a structure holds an element the potential does not know, or is too large for the memory.
     """
     dtype = jax.tree.leaves(samples)[0].dtype
-    packed = pack(_centred(dataset), cutoff, statistics.species, statistics.shifts, dtype)
+    packed = pack(dataset, cutoff, statistics.species, statistics.shifts, dtype)
     num_edges = np.diff(packed.edge_offset)
     batch_size = int(np.clip(EDGES_PER_BATCH // max(num_edges.mean(), 1), 1, len(dataset)))
     # Short lists come in all lengths and cost little: coarse padding saves compilations. Long ones cost what they hold.
@@ -179,8 +180,15 @@ def predict(
     return combine(whole if periodic else whole._replace(stress=None), shifts, dataset.num_atoms)
 
 
-@dataclass(frozen=True)
-class Predictor:
+class Fields:
+    """A dataclass that is pickled by its fields alone, without what it has cached or compiled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, repr=False)
+class Predictor(Fields):
     """Posterior samples with all that their predictions need: from a posterior, or from a file that was exported."""
 
     apply_samples: ApplySamples
@@ -209,6 +217,9 @@ class Predictor:
         """Samples of all chains together."""
         return _num_samples(self.samples)
 
+    def __repr__(self) -> str:
+        return f"<Predictor: {summary_of(self)}>"
+
     def predict(
         self, structures: Dataset | ase.Atoms | Sequence[ase.Atoms], sizes: GrowingSizes | None = None
     ) -> Predictive:
@@ -226,7 +237,21 @@ class Predictor:
             structures = [structures]
         dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
         predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
+        predictive = _without_what_no_label_taught(predictive, self.statistics.labels)
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
+
+
+def summary_of(predictor: Predictor) -> str:
+    """What a predictor is, in half a line.
+
+    Args:
+        predictor: of any posterior.
+    """
+    num_weights = sum(leaf[0].size for leaf in jax.tree.leaves(predictor.samples))
+    elements = " ".join(chemical_symbols[number] for number in predictor.statistics.species)
+    verdict = predictor.verdict
+    judged = "" if verdict is None else ", trusted" if verdict.is_trusted else ", not to be trusted yet"
+    return f"{predictor.num_samples} samples of {num_weights:,} weights, {elements}{judged}"
 
 
 def _samples_that_fit(
@@ -248,13 +273,6 @@ def _samples_that_fit(
         what = f"a prediction with {padded[1]} pairs of neighbours"
         require_memory(needed(), what, "take a smaller structure or a larger machine")
     return at_once
-
-
-def _centred(dataset: Dataset) -> Dataset:
-    """Each structure about its centroid: single precision would lose digits of a molecule that has drifted far."""
-    sums = np.add.reduceat(dataset.positions, dataset.offsets[:-1], axis=0)
-    centroids = sums / dataset.num_atoms[:, None]
-    return replace(dataset, positions=dataset.positions - centroids[dataset.structure_index])
 
 
 def _power_of_two(size: int) -> int:
@@ -337,6 +355,16 @@ def combine(
         num_atoms=np.asarray(num_atoms),
         score=None if host.score is None else host.score.mean(axis=0),
     )
+
+
+def _without_what_no_label_taught(predictive: Predictive, labels: Sequence[str]) -> Predictive:
+    """NaN for stds of which the training set had no label, as :class:`bnn_jax.types.Predictive` says."""
+    unknown = []
+    if "energy" not in labels:
+        unknown += ["energy_std", "energy_std_aleatoric", "energy_std_epistemic", "energy_std_samples"]
+    if "forces" not in labels:
+        unknown += ["forces_std", "forces_std_aleatoric", "forces_std_samples"]
+    return predictive._replace(**{name: np.full_like(getattr(predictive, name), np.nan) for name in unknown})
 
 
 def _with_own(spread: np.ndarray, own: np.ndarray | None) -> np.ndarray:

@@ -98,6 +98,11 @@ class Predictive(NamedTuple):
     mixture over samples. The aleatoric variance is the mean of the samples' predicted variances, the epistemic
     variance the spread of the samples' means (ddof = 1; zero for a single sample), and the total their sum. Where the
     posterior was calibrated on a validation set, the total is what that says, and its parts are as before.
+
+    What no label of the training set has taught is NaN. Without energies that is every ``energy_std``: the zero of the
+    energies is anybody's guess, and only their differences between structures of the same atoms mean something; the
+    std of such a difference is that of ``energy_samples[:, i] - energy_samples[:, j]``. Without forces it is the
+    aleatoric part of ``forces_std``, and with it the total.
     """
 
     energy: Float[np.ndarray, " structure"]
@@ -130,8 +135,13 @@ class Predictive(NamedTuple):
 
     @property
     def forces_score(self) -> Float[np.ndarray, "atom 3"]:
-        """Grows with the error that is expected of a force component: its std, or the atom's score."""
-        return self.forces_std if self.score is None else np.broadcast_to(self.score[:, None], self.forces.shape)
+        """Grows with the error that is expected of a force component: its std, or the atom's score.
+
+        Without force labels in training that is the epistemic part of the std, the only one that is known.
+        """
+        if self.score is not None:
+            return np.broadcast_to(self.score[:, None], self.forces.shape)
+        return np.where(np.isnan(self.forces_std), self.forces_std_epistemic, self.forces_std)
 
     @property
     def energy_score(self) -> Float[np.ndarray, " structure"]:

@@ -47,7 +47,7 @@ def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) ->
     findings += _temperature(posterior.sampling)
     if labels_are_held_out and np.isfinite(held_out.forces).any():
         findings += [*_calibration(predictive, held_out), *_samples(predictive, held_out, posterior.num_chains)]
-    findings += _halvings(posterior.sampling)
+    findings += [*_unlabelled(posterior), *_halvings(posterior.sampling)]
     texts = tuple(finding.text for finding in sorted(findings, key=lambda finding: not finding.is_grave))
     grave = [finding.text for finding in findings if finding.is_grave]
     if grave:
@@ -70,13 +70,14 @@ def summary(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], 
     """
     held_out = monitored(held_out)
     predictive = posterior.predict(held_out)
-    result = convergence_of(predictive, posterior.num_chains)
+    labels = posterior.statistics.labels
+    result = convergence_of(predictive, posterior.num_chains, labels)
     rhats, sizes = (result[name][np.isfinite(result[name])] for name in ("rhat", "ess"))
     numbers = {
         "rhat_median": _median(rhats),
         "rhat_max": float(rhats.max(initial=-np.inf)),
         "rhat_fraction_above_1.05": float(np.mean(rhats > 1.05)) if rhats.size else float("nan"),
-        "agreement_p_value": agreement(quantities(predictive, posterior.num_chains)),
+        "agreement_p_value": agreement(quantities(predictive, posterior.num_chains, labels)),
         "ess_median": _median(sizes),
         "ess_min": float(sizes.min(initial=np.inf)),
         "num_quantities": result["rhat"].size,
@@ -101,13 +102,20 @@ def _stopped(posterior: Posterior) -> list[Finding]:
 
 def _agreement(posterior: Posterior, predictive: Predictive) -> list[Finding]:
     num_chains, num_samples = posterior.num_chains, posterior.num_samples
-    draws = quantities(predictive, num_chains)
-    rhat = convergence_of(predictive, num_chains)["rhat"]
-    num_energies = len(predictive.energy)
-    p_values = {"energies": agreement(draws[..., :num_energies]), "forces": agreement(draws[..., num_energies:])}
+    labels = posterior.statistics.labels
+    draws = quantities(predictive, num_chains, labels)
+    rhat = convergence_of(predictive, num_chains, labels)["rhat"]
+    num_energies = len(predictive.energy) if "energy" in labels else 0
+    p_values = {"energies": agreement(draws[..., :num_energies])} if num_energies else {}
+    p_values["forces"] = agreement(draws[..., num_energies:])
     if np.isnan(p_values["forces"]):
         text = f"{num_samples} samples of {num_chains} chain{'s' if num_chains > 1 else ''} are too few to see whether"
-        return [Finding(True, f"{text} they agree: raise sampler.num_samples (or --chains) to 8 in all or more")]
+        return [
+            Finding(
+                True,
+                f"{text} they agree: sample 8 in all or more in a new run (sampler.num_samples, --samples, --chains)",
+            )
+        ]
     apart = [name for name, value in p_values.items() if value < LEVEL]
     if not apart:
         return []
@@ -170,6 +178,18 @@ def _samples(predictive: Predictive, held_out: Dataset, num_chains: int) -> list
     more = "" if bad.size <= 4 else " and others"
     text = f"{bad.size} of {len(rmse)} samples ({named}{more}) have more than {MAX_ERROR_RATIO:g} times the usual error"
     return [Finding(True, f"{text} on the validation set: run longer before the first sample")]
+
+
+def _unlabelled(posterior: Posterior) -> list[Finding]:
+    labels = posterior.statistics.labels
+    findings = []
+    if "energy" not in labels:
+        text = "the training set had no energies: only differences of energies between structures of the same atoms"
+        findings.append(Finding(False, f"{text} mean something, and energy_std is NaN"))
+    if "forces" not in labels:
+        text = "the training set had no forces: how wrong they are nothing has taught, and forces_std is NaN"
+        findings.append(Finding(False, f"{text} (forces_std_epistemic tells the spread of the samples)"))
+    return findings
 
 
 def _halvings(sampling: SamplingRecord | None) -> list[Finding]:

@@ -8,7 +8,7 @@ import jax
 from ase import Atoms
 from systems import ammonia, labelled_series
 
-MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "radial_hidden": [8], "std_hidden": [8]}
+MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 0, "radial_hidden": [8], "std_hidden": [8]}
 SAMPLER = {
     "convergence_steps": 12,
     "cycle_steps": 4,

@@ -16,6 +16,8 @@ from bnn_jax.checkpoint import load_arrays
 SETTINGS = {
     "model.num_blocks": 1,
     "model.num_features": 4,
+    "model.l_max": 0,
+    "model.radial_hidden": [4],
     "model.std_hidden": [4],
     "sampler.convergence_steps": 60,
     "sampler.cycle_steps": 20,

@@ -31,7 +31,7 @@ from numpy.typing import DTypeLike
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.neighbors import neighbor_list
+from bnn_jax.atoms.neighbors import near_origin, neighbor_list
 from bnn_jax.types import AtomGraph, Batch, InputError, Labels
 
 AnyArray = Array | np.ndarray
@@ -73,6 +73,10 @@ def pack(
 ) -> PackedData:
     """Neighbour lists and labels of a data set, as host arrays.
 
+    Before anything is rounded to ``dtype`` each structure is brought near the origin in float64
+    (:func:`bnn_jax.atoms.neighbors.near_origin`), so that the vectors of edges have the digits of ``dtype`` at the size
+    of the structure, wherever a trajectory has taken its atoms.
+
     Args:
         dataset: the structures.
         cutoff: in Angstrom.
@@ -87,13 +91,13 @@ def pack(
     species_index = _species_index(dataset, species)
     shift_sums = np.bincount(dataset.structure_index, np.asarray(shifts)[species_index], minlength=len(dataset))
     periodic = np.any(dataset.pbc, axis=1)
-    senders, receivers, images, num_edges = _neighbor_lists(dataset, cutoff)
+    positions, senders, receivers, images, num_edges = _neighbor_lists(dataset, cutoff)
     energy_mask = np.isfinite(dataset.energy)
     forces_mask = np.all(np.isfinite(dataset.forces), axis=1)
     stress_mask = np.all(np.isfinite(dataset.stress), axis=(1, 2)) & periodic
     return PackedData(
         species=species_index.astype(np.int32),
-        positions=dataset.positions.astype(dtype),
+        positions=positions.astype(dtype),
         cell=np.where(periodic[:, None, None], dataset.cell, 0.0).astype(dtype) if periodic.any() else None,
         senders=senders,
         receivers=receivers,
@@ -121,20 +125,25 @@ def _species_index(dataset: Dataset, species: tuple[int, ...]) -> Int[np.ndarray
     return np.searchsorted(species, dataset.numbers)
 
 
-def _neighbor_lists(dataset: Dataset, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+def _neighbor_lists(
+    dataset: Dataset, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Positions near the origin, and senders, receivers and shifts among them, with their numbers in each structure."""
+    positions = np.empty_like(dataset.positions)
     # Small integer types from the start: the lists are most of the memory of a packed data set.
     lists = []
     steps = tqdm(range(len(dataset)), desc="neighbour lists", unit="structure", delay=5, disable=None)
     for i in steps:
         atoms = slice(dataset.offsets[i], dataset.offsets[i + 1])
-        senders, receivers, shifts = neighbor_list(dataset.positions[atoms], dataset.cell[i], dataset.pbc[i], cutoff)
-        fits = np.abs(shifts).max(initial=0) <= np.iinfo(np.int8).max  # unless atoms lie very far outside the cell
+        positions[atoms] = near_origin(dataset.positions[atoms], dataset.cell[i], dataset.pbc[i])
+        senders, receivers, shifts = neighbor_list(positions[atoms], dataset.cell[i], dataset.pbc[i], cutoff)
+        fits = np.abs(shifts).max(initial=0) <= np.iinfo(np.int8).max  # unless the cell is a tiny part of the cutoff
         lists.append((senders, receivers, shifts.astype(np.int8) if fits else shifts))
     num_edges = [len(senders) for senders, _, _ in lists]
     if sum(num_edges) == 0:
         lists.append((np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 3), np.int8)))
     senders, receivers, shifts = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-    return senders, receivers, shifts, num_edges
+    return positions, senders, receivers, shifts, num_edges
 
 
 def size_ladder(size: int) -> int:

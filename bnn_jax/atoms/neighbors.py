@@ -6,6 +6,24 @@ from jaxtyping import Bool, Float, Int
 from vesin import NeighborList
 
 
+def near_origin(
+    positions: Float[np.ndarray, "atom 3"], cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]
+) -> Float[np.ndarray, "atom 3"]:
+    """The same structure with the centroid at the origin, and no atom further than a period outside the cell.
+
+    Atoms that are nearer stay where they are, so that none jumps when it crosses a side of the cell.
+
+    Args:
+        positions: in Angstrom, float64.
+        cell: lattice vectors as rows, in Angstrom; rows of directions that are not periodic may be zero.
+        pbc: which lattice directions are periodic.
+    """
+    if pbc.any():
+        images = np.floor(positions @ np.linalg.inv(ase.geometry.complete_cell(cell)))
+        positions = positions - np.where(pbc & (np.abs(images) > 1), images, 0.0) @ cell
+    return positions - positions.mean(axis=0)
+
+
 def neighbor_list(
     positions: Float[np.ndarray, "atom 3"],
     cell: Float[np.ndarray, "3 3"],

@@ -14,6 +14,9 @@ from bnn_jax.types import InputError
 NEGLIGIBLE = 1e-6
 """A scale below this (in eV/Angstrom, or eV) is rounding, not information."""
 
+LABELS = ("energy", "forces")
+"""Whose standard deviations a potential learns."""
+
 
 class Statistics(NamedTuple):
     """Properties of a training set."""
@@ -26,6 +29,8 @@ class Statistics(NamedTuple):
     """Root mean square of the labelled force components, in eV/Angstrom; see :func:`compute` where there are none."""
     avg_num_neighbors: float
     """Mean number of neighbours of an atom; one if there are none, for models divide by it."""
+    labels: tuple[str, ...] = LABELS
+    """Those of :data:`LABELS` that some structure had."""
 
     def to_json(self) -> str:
         """Text for the header of a file."""
@@ -42,7 +47,10 @@ class Statistics(NamedTuple):
         species, shifts = tuple(found["species"]), np.array(found["shifts"], np.float64)
         if shifts.shape != (len(species),) or not species or not all(isinstance(number, int) for number in species):
             raise ValueError("species and shifts do not fit each other")
-        return cls(species, shifts, float(found["forces_rms"]), float(found["avg_num_neighbors"]))
+        labels = tuple(found.get("labels", LABELS))  # files of earlier versions do not say
+        if not set(labels) <= set(LABELS):
+            raise ValueError("labels are not known")
+        return cls(species, shifts, float(found["forces_rms"]), float(found["avg_num_neighbors"]), labels)
 
 
 def compute(dataset: Dataset, cutoff: float, isolated_atoms: Dataset | None = None) -> Statistics:
@@ -77,7 +85,8 @@ def compute(dataset: Dataset, cutoff: float, isolated_atoms: Dataset | None = No
         alone = _isolated_energies(dataset.take(np.flatnonzero(is_alone)), dataset.species)
     shifts = _least_squares(dataset) if np.isnan(alone).any() else alone
     avg_num_neighbors = sum(num_neighbors) / len(dataset.numbers)
-    return Statistics(dataset.species, shifts, _scale(dataset, shifts), avg_num_neighbors or 1.0)
+    labels = tuple(label for label in LABELS if np.isfinite(getattr(dataset, label)).any())
+    return Statistics(dataset.species, shifts, _scale(dataset, shifts), avg_num_neighbors or 1.0, labels)
 
 
 def atomic_shift_sum(statistics: Statistics, numbers: Int[np.ndarray, " atom"]) -> float:

@@ -21,9 +21,9 @@ from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.export import PLATFORMS, export
 from bnn_jax.methods.registry import get
-from bnn_jax.predict import Predictor, every_sample
+from bnn_jax.predict import Fields, Predictor, every_sample, summary_of
 from bnn_jax.rigidity import Network
-from bnn_jax.types import AtomGraph, InputError, Params, Potential, Predictive, Verdict
+from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
 FORMAT_VERSION = "2"
@@ -62,6 +62,31 @@ def shared_potential(potential_fn: Callable[[Config], Potential], config: Config
     return potential_fn(config)
 
 
+@dataclass(frozen=True)
+class SamplesOfMethod:
+    """:func:`bnn_jax.predict.every_sample` of a method's potential; unlike its closure it can be pickled."""
+
+    potential_fn: Callable[[Config], Potential]
+    """The method's ``potential``."""
+    config: Config
+    """With the model's data-dependent fields filled in."""
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Those of the method that the configuration names.
+
+        Raises:
+            InputError: there is no such method here.
+        """
+        return cls(get(config.method).potential, config)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.config,)  # a method is found again by its name
+
+    def __call__(self, samples: Params, graph: AtomGraph, at_once: int | None = None) -> Prediction:
+        return every_sample(shared_potential(self.potential_fn, self.config).apply)(samples, graph, at_once)
+
+
 class SamplingRecord(NamedTuple):
     """How the chains that gave the samples came through; of each chain, those that were stopped left out."""
 
@@ -75,8 +100,8 @@ class SamplingRecord(NamedTuple):
     """Number, step and cause of each chain that diverged and was stopped."""
 
 
-@dataclass(frozen=True)
-class Posterior:
+@dataclass(frozen=True, repr=False)
+class Posterior(Fields):
     """Samples of the weights and all that is needed to predict with them."""
 
     config: Config
@@ -104,10 +129,18 @@ class Posterior:
     @cached_property
     def predictor(self) -> Predictor:
         """What predictions need of it, compiled once for each shape."""
-        apply_samples = every_sample(self.potential.apply)
         return Predictor(
-            apply_samples, self.samples, self.statistics, self.config.model.cutoff, self.verdict, self.calibration
+            SamplesOfMethod.of(self.config),
+            self.samples,
+            self.statistics,
+            self.config.model.cutoff,
+            self.verdict,
+            self.calibration,
         )
+
+    def __repr__(self) -> str:
+        chains = f" of {self.num_chains} chains" if self.is_sampled else ""
+        return f"<Posterior: {self.config.method}{chains}, seed {self.seed}; {summary_of(self.predictor)}>"
 
     def network(self, sample: int = 0) -> Network:
         """The network of one sample, for :mod:`bnn_jax.rigidity`.

@@ -20,6 +20,7 @@ from bnn_jax.atoms import (
     size_ladder,
     structure_mask,
 )
+from bnn_jax.atoms.neighbors import near_origin
 from bnn_jax.types import InputError
 
 CUTOFF = 3.0
@@ -238,7 +239,8 @@ def test_float64_batches_keep_float64():
         packed = pack(mixed(), CUTOFF, SPECIES, SHIFTS, dtype=np.float64)
         batch = gather_batch(packed, np.array([1, 0]), *batch_size_needed(packed, np.array([1, 0])))
         assert batch.graph.nodes["positions"].dtype == batch.labels.forces.dtype == np.float64
-        np.testing.assert_array_equal(batch.graph.nodes["positions"][6:9], mixed().positions[:3])
+        positions = mixed().positions[:3]
+        np.testing.assert_allclose(batch.graph.nodes["positions"][6:9], positions - positions.mean(axis=0), rtol=1e-15)
 
 
 @pytest.mark.parametrize("size", [1, 8, 9, 15, 16, 17, 31, 32, 33, 100, 257, 1000, 12345, 10**6])
@@ -262,10 +264,38 @@ def test_an_unknown_element_is_named():
         pack(mixed(), CUTOFF, (1, 8), SHIFTS[:2])
 
 
-def test_atoms_very_far_outside_the_cell_keep_their_images():
-    atoms = ase.Atoms("Si2", [[0, 0, 0], [2.0 + 200 * 4.0, 0, 0]], cell=np.eye(3) * 4.0, pbc=True)
-    packed = pack(Dataset.from_atoms([atoms]), CUTOFF, SPECIES, SHIFTS, dtype=np.float64)
-    assert np.abs(packed.shifts).max() >= 200
+def float32_vectors(atoms):
+    packed = pack(Dataset.from_atoms([atoms]), CUTOFF, SPECIES, SHIFTS)
     graph = gather_batch(packed, np.array([0]), *batch_size_needed(packed, np.array([0]))).graph
-    lengths = np.linalg.norm(jax.jit(pair_vectors)(graph), axis=1)[np.asarray(pair_mask(graph))]
-    np.testing.assert_allclose(lengths, 2.0, atol=1e-3)
+    vectors = np.asarray(jax.jit(pair_vectors)(graph))[np.asarray(pair_mask(graph))]
+    return packed, vectors[np.lexsort(np.round(np.abs(vectors), 4).T)]
+
+
+@pytest.mark.parametrize("distance", [3e3, 3e4])
+def test_a_molecule_far_from_the_origin_has_the_same_vectors(distance):
+    """Before positions become float32, which at 30,000 Angstrom know 2e-3 Angstrom."""
+    here, there = structure("Si2O4", 1), structure("Si2O4", 1)
+    there.positions += distance * np.array([1.0, -0.7, 0.3])
+    np.testing.assert_allclose(float32_vectors(there)[1], float32_vectors(here)[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("pbc", [True, [True, True, False]])
+def test_atoms_that_left_the_cell_long_ago_have_the_same_vectors(pbc):
+    """As in trajectories that were never wrapped; along a direction without periods they stay where they are."""
+    cell = [[4.6, 0, 0], [0.3, 4.1, 0], [0, 0.5, 4.0]]
+    here = structure("Si2O4", 1, cell=cell)
+    here.pbc = pbc
+    there = here.copy()
+    there.positions += np.random.default_rng(0).integers(-2000, 2000, (6, 3)) * np.array(pbc) @ np.array(cell)
+    (near, vectors), (far, expected) = float32_vectors(there), float32_vectors(here)
+    assert near.shifts.dtype == far.shifts.dtype == np.int8
+    np.testing.assert_allclose(np.abs(vectors), np.abs(expected), atol=2e-6)
+
+
+def test_atoms_about_the_cell_stay_where_they_are():
+    """So that an atom that crosses a side of the cell does not jump, which would change the rounding of its energy."""
+    atoms = structure("Si2O4", 1, cell=np.eye(3) * 4.0)
+    atoms.positions[0] -= 3.0
+    positions = near_origin(atoms.positions, atoms.cell.array, atoms.pbc)
+    np.testing.assert_allclose(positions - positions[0], atoms.positions - atoms.positions[0], atol=1e-12)
+    np.testing.assert_allclose(positions.mean(axis=0), 0, atol=1e-12)
