@@ -21,7 +21,7 @@ from systems import ammonia, rattled, slab, sodium_chloride, triclinic_crystal
 
 from bnn_jax import BNNCalculator, InputError, Posterior
 from bnn_jax.calculator import UncertainForcesWarning
-from bnn_jax.methods.base import shared_potential
+from bnn_jax.predict import build_predictor
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def salt_posterior():
 
 def uncompiled(posterior: Posterior) -> Posterior:
     """The same samples in a posterior that has predicted nothing yet, nor another of its configuration."""
-    shared_potential.cache_clear()
+    build_predictor.cache_clear()
     return dataclasses.replace(posterior)
 
 

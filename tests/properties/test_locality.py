@@ -48,7 +48,8 @@ def test_nothing_is_felt_beyond_the_cutoff(variant: str) -> None:
     assert np.abs(inside.forces[3]).max() > 1e-3
     assert abs(inside.energy - apart.energy) > 1e-3
     for result in outside:
-        assert_close(result, apart, atol=1e-13, rtol=0)
+        # The centroid, about which positions are rounded, moves with the far atom.
+        assert_close(result, apart, atol=1e-13, rtol=1e-13)
 
 
 @each_variant
