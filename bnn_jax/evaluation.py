@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.statistics import LABELS
 from bnn_jax.methods.base import Posterior, num_shared
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
 from bnn_jax.types import InputError, InputWarning, Predictive, TrustWarning
@@ -176,15 +175,15 @@ def convergence(posterior: Posterior, held_out: Dataset) -> dict[str, Float[np.n
 
 
 def convergence_of(
-    predictive: Predictive, num_chains: int, labels: Sequence[str] = LABELS
+    predictive: Predictive, num_chains: int, labels: Sequence[str]
 ) -> dict[str, Float[np.ndarray, " quantity"]]:
-    """The figures of :func:`convergence` from a predictive that is at hand."""
+    """The figures of :func:`convergence` from a predictive that is at hand; arguments as of :func:`quantities`."""
     draws = quantities(predictive, num_chains, labels)
     return {"rhat": np.asarray(function_space_rhat(draws)), "ess": np.asarray(function_space_ess(draws))}
 
 
 def quantities(
-    predictive: Predictive, num_chains: int, labels: Sequence[str] = LABELS
+    predictive: Predictive, num_chains: int, labels: Sequence[str]
 ) -> Float[np.ndarray, "chain sample quantity"]:
     """What is monitored: energies, then force components, of each sample, less their mean over all samples.
 

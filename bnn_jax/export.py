@@ -27,8 +27,8 @@ from jaxtyping import Array
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration
 from bnn_jax.checkpoint import DamagedFileError, load_arrays, read_metadata, save_tree
-from bnn_jax.predict import Fields, Predictor, every_sample
-from bnn_jax.types import AtomGraph, InputError, Params, Prediction, Verdict
+from bnn_jax.predict import Predictor, every_sample
+from bnn_jax.types import AtomGraph, InputError, Params, PickledByFields, Prediction, Verdict
 
 FORMAT = "predictor 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -155,7 +155,7 @@ def _check_devices(path: Path, platforms: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Program(Fields):
+class Program(PickledByFields):
     """``apply_samples`` of a file: for so many samples at a time; unlike what it calls it can be pickled."""
 
     serialized: bytes

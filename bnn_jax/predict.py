@@ -1,7 +1,7 @@
-"""From stacked parameters to the posterior predictive: samples spread over devices, some at a time on each."""
+"""From stacked parameters to predictions of every sample: spread over devices, some at a time on each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ase.data import chemical_symbols
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
@@ -19,7 +19,8 @@ from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration
 from bnn_jax.devices import sample_mesh
 from bnn_jax.memory import available_memory, peak_bytes, require_memory
-from bnn_jax.types import AtomGraph, Params, Prediction, Predictive, Verdict
+from bnn_jax.predictive import combine
+from bnn_jax.types import AtomGraph, Params, PickledByFields, Prediction, Predictive, Verdict
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
 EDGES_PER_BATCH = 4096
@@ -177,18 +178,12 @@ def predict(
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *parts)
     periodic = dataset.pbc.any(axis=1).all()
     shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
-    return combine(whole if periodic else whole._replace(stress=None), shifts, dataset.num_atoms)
-
-
-class Fields:
-    """A dataclass that is pickled by its fields alone, without what it has cached or compiled."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
+    whole = whole if periodic else whole._replace(stress=None)
+    return combine(whole, shifts, dataset.num_atoms, statistics.labels)
 
 
 @dataclass(frozen=True, repr=False)
-class Predictor(Fields):
+class Predictor(PickledByFields):
     """Posterior samples with all that their predictions need: from a posterior, or from a file that was exported."""
 
     apply_samples: ApplySamples
@@ -218,7 +213,7 @@ class Predictor(Fields):
         return _num_samples(self.samples)
 
     def __repr__(self) -> str:
-        return f"<Predictor: {summary_of(self)}>"
+        return f"<Predictor: {described(self.samples, self.statistics, self.verdict)}>"
 
     def predict(
         self, structures: Dataset | ase.Atoms | Sequence[ase.Atoms], sizes: GrowingSizes | None = None
@@ -237,21 +232,21 @@ class Predictor(Fields):
             structures = [structures]
         dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
         predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
-        predictive = _without_what_no_label_taught(predictive, self.statistics.labels)
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 
 
-def summary_of(predictor: Predictor) -> str:
-    """What a predictor is, in half a line.
+def described(samples: Params, statistics: Statistics, verdict: Verdict | None) -> str:
+    """What predicts, in half a line.
 
     Args:
-        predictor: of any posterior.
+        samples: parameters with a leading sample axis.
+        statistics: of the training set.
+        verdict: on the samples, if there is one.
     """
-    num_weights = sum(leaf[0].size for leaf in jax.tree.leaves(predictor.samples))
-    elements = " ".join(chemical_symbols[number] for number in predictor.statistics.species)
-    verdict = predictor.verdict
+    num_weights = sum(leaf[0].size for leaf in jax.tree.leaves(samples))
+    elements = " ".join(chemical_symbols[number] for number in statistics.species)
     judged = "" if verdict is None else ", trusted" if verdict.is_trusted else ", not to be trusted yet"
-    return f"{predictor.num_samples} samples of {num_weights:,} weights, {elements}{judged}"
+    return f"{_num_samples(samples)} samples of {num_weights:,} weights, {elements}{judged}"
 
 
 def _samples_that_fit(
@@ -306,72 +301,3 @@ def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int
 
     fields: dict[str, Any] = {k: v if v is None else cut(k, v) for k, v in prediction._asdict().items()}
     return Prediction(**fields)
-
-
-def combine(
-    prediction: Prediction, shifts: Float[np.ndarray, " atom"], num_atoms: Int[np.ndarray, " structure"]
-) -> Predictive:
-    r"""The equal mixture of the samples' predictions, in float64.
-
-    .. math:: \mu = \frac1K \sum_k \mu_k, \qquad
-              \sigma^2 = \frac1K \sum_k \sigma_k^2 + \frac{1}{K-1} \sum_k (\mu_k - \mu)^2
-
-    Where samples have epistemic stds of their own, the mean of their squares adds to the spread.
-
-    The energy of a structure is the sum of its atoms', so that the two agree to double precision.
-
-    Args:
-        prediction: arrays with a leading sample axis, without padding.
-        shifts: atomic shift of each atom, in eV.
-        num_atoms: atoms of each structure, at least one.
-
-    Reference: Rensmeyer et al. (2024), section 4.2, for the mean; the variance is that of their mixture with the
-    unbiased estimate of the spread.
-    """
-    host: Any = jax.tree.map(lambda array: np.asarray(array, np.float64), prediction)
-    first = np.cumsum(num_atoms) - num_atoms
-    above_shifts = np.add.reduceat(host.atom_energies, first, axis=1)
-    energy_samples = above_shifts + np.add.reduceat(shifts, first)
-    energy_aleatoric = np.sqrt(np.mean(host.energy_std**2, axis=0))
-    forces_aleatoric = np.sqrt(np.mean(host.forces_std**2, axis=0))
-    energy_epistemic = _with_own(_spread(above_shifts), host.energy_std_epistemic)
-    forces_epistemic = _with_own(_spread(host.forces), host.forces_std_epistemic)
-    return Predictive(
-        energy=energy_samples.mean(axis=0),
-        energy_std=np.hypot(energy_aleatoric, energy_epistemic),
-        energy_std_aleatoric=energy_aleatoric,
-        energy_std_epistemic=energy_epistemic,
-        forces=host.forces.mean(axis=0),
-        forces_std=np.hypot(forces_aleatoric[:, None], forces_epistemic),
-        forces_std_aleatoric=forces_aleatoric,
-        forces_std_epistemic=forces_epistemic,
-        stress=None if host.stress is None else host.stress.mean(axis=0),
-        stress_std_epistemic=None if host.stress is None else _spread(host.stress),
-        atom_energies=host.atom_energies.mean(axis=0) + shifts,
-        energy_samples=energy_samples,
-        energy_std_samples=host.energy_std,
-        forces_samples=host.forces,
-        forces_std_samples=host.forces_std,
-        num_atoms=np.asarray(num_atoms),
-        score=None if host.score is None else host.score.mean(axis=0),
-    )
-
-
-def _without_what_no_label_taught(predictive: Predictive, labels: Sequence[str]) -> Predictive:
-    """NaN for stds of which the training set had no label, as :class:`bnn_jax.types.Predictive` says."""
-    unknown = []
-    if "energy" not in labels:
-        unknown += ["energy_std", "energy_std_aleatoric", "energy_std_epistemic", "energy_std_samples"]
-    if "forces" not in labels:
-        unknown += ["forces_std", "forces_std_aleatoric", "forces_std_samples"]
-    return predictive._replace(**{name: np.full_like(getattr(predictive, name), np.nan) for name in unknown})
-
-
-def _with_own(spread: np.ndarray, own: np.ndarray | None) -> np.ndarray:
-    """The spread [...] and the samples' own epistemic stds [sample, ...], if they have any, together."""
-    return spread if own is None else np.hypot(spread, np.sqrt(np.mean(own**2, axis=0)))
-
-
-def _spread(samples: Float[np.ndarray, " sample *shape"]) -> Float[np.ndarray, " *shape"]:
-    """Standard deviation over samples; zero for a single one, which has no spread to tell."""
-    return samples.std(axis=0, ddof=1) if len(samples) > 1 else np.zeros(samples.shape[1:])

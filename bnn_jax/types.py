@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
@@ -166,6 +167,13 @@ class Verdict(NamedTuple):
         """From what JSON made of ``_asdict()``."""
         findings = tuple(str(finding) for finding in values["findings"])
         return cls(bool(values["is_trusted"]), str(values["sentence"]), findings)
+
+
+class PickledByFields:
+    """Base of dataclasses that travel to other processes without what they have cached or compiled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
 
 
 class TrustWarning(UserWarning):

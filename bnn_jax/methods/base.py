@@ -21,9 +21,9 @@ from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_
 from bnn_jax.config import Config, ModelConfig
 from bnn_jax.export import PLATFORMS, export
 from bnn_jax.methods.registry import get
-from bnn_jax.predict import Fields, Predictor, every_sample, summary_of
+from bnn_jax.predict import Predictor, described, every_sample
 from bnn_jax.rigidity import Network
-from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, Predictive, Verdict
+from bnn_jax.types import AtomGraph, InputError, Params, PickledByFields, Potential, Prediction, Predictive, Verdict
 
 POSTERIOR_FILE = "posterior.safetensors"
 FORMAT_VERSION = "2"
@@ -101,7 +101,7 @@ class SamplingRecord(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Posterior(Fields):
+class Posterior(PickledByFields):
     """Samples of the weights and all that is needed to predict with them."""
 
     config: Config
@@ -140,7 +140,8 @@ class Posterior(Fields):
 
     def __repr__(self) -> str:
         chains = f" of {self.num_chains} chains" if self.is_sampled else ""
-        return f"<Posterior: {self.config.method}{chains}, seed {self.seed}; {summary_of(self.predictor)}>"
+        rest = described(self.samples, self.statistics, self.verdict)
+        return f"<Posterior: {self.config.method}{chains}, seed {self.seed}; {rest}>"
 
     def network(self, sample: int = 0) -> Network:
         """The network of one sample, for :mod:`bnn_jax.rigidity`.

@@ -22,6 +22,9 @@ def draw(module: nn.Module, rng_key: PRNGKey, *inputs: Any) -> Params:
         module: with :data:`UNIT` and :data:`ZERO` as initialisers.
         rng_key: PRNG key.
         inputs: of the module, from which weights take their shapes.
+
+    Returns:
+        A draw of the standard normal prior (Rensmeyer et al. 2024, section 3.2), zero where the std is.
     """
     stds, treedef = jax.tree.flatten(module.init(rng_key, *inputs)["params"])
     ends = np.cumsum([std.size for std in stds])
