@@ -2,9 +2,6 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import ase.io
@@ -282,12 +279,9 @@ def test_results_that_are_not_there_are_asked_for(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["augmentation.py", "embedding.py"])
-def test_missing_data_end_the_command_before_any_work(name, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "BNN_JAX_TEST_DATA"}
-    environment["PYTHONPATH"] = str(FOLDER.parents[1])
+def test_missing_data_end_the_command_before_any_work(name, tmp_path, monkeypatch, run_script):
+    monkeypatch.delenv("BNN_JAX_TEST_DATA", raising=False)
     for more, message in ([], "give their folder by --data"), (["--data", str(tmp_path)], "holds no carbon_gap17"):
-        command = [sys.executable, str(FOLDER / name), "--out", str(tmp_path / "out"), *more]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == 2 and "Traceback" not in ended.stderr
-        assert ended.stderr.startswith("error: ") and message in ended.stderr
+        code, printed = run_script(FOLDER / name, "--out", str(tmp_path / "out"), *more)
+        assert code == 2 and printed.startswith("error: ") and message in printed
         assert not list((tmp_path / "out").glob("*"))

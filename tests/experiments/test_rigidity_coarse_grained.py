@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -364,12 +363,10 @@ def test_whole_experiment_resumes_and_redraws(experiment, all_atom, dynamics, tm
         experiment.run([0], [6], sizes, settings, config, short, out)
 
 
-def test_command_without_results_ends_in_a_sentence(tmp_path):
-    command = [sys.executable, str(FOLDER / "coarse_grained.py"), "--table-only", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "error: " in done.stderr and "run the experiment without --table-only" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_command_without_results_ends_in_a_sentence(tmp_path, run_script):
+    code, printed = run_script(FOLDER / "coarse_grained.py", "--table-only", "--out", str(tmp_path))
+    assert code == 2
+    assert printed.startswith("error: ") and "run the experiment without --table-only" in printed
 
 
 def test_moving_average():

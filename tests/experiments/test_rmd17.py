@@ -124,6 +124,7 @@ def test_whole_experiment_resumes_and_rebuilds_its_tables(experiment, folder, tm
         experiment.run([0], parts, config, out, DESCRIPTION | {"molecule": "uracil"}, progress=False)
 
 
+@pytest.mark.slow
 def test_time_of_a_fit_outlives_a_kill_during_the_evaluation(experiment, folder, tmp_path, monkeypatch):
     parts = experiment.read_parts("ethanol", folder, 5, 3, 4)
     config = Config.from_dict(CONFIG)

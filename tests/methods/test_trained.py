@@ -123,7 +123,11 @@ def test_resume_is_bit_for_bit(method: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("ensemble", [{}, {"batches": "shared"}, {"bootstrap": True}], ids=str)
+@pytest.mark.parametrize(
+    "ensemble",
+    [{}, *(pytest.param(other, marks=pytest.mark.slow) for other in ({"batches": "shared"}, {"bootstrap": True}))],
+    ids=str,
+)
 def test_members_together_equal_members_alone(ensemble: dict) -> None:
     """To rounding: batched products of matrices add up in another order than single ones."""
     config = config_of("ensemble", ensemble={"num_members": 3} | ensemble)
@@ -191,7 +195,10 @@ def noisy_dimers(number: int, seed: int) -> Dataset:
     return Dataset.from_atoms(structures)
 
 
-@pytest.mark.parametrize(("method", "rel"), [("mean_variance", 0.15), ("evidential", 0.15), ("ensemble", 0.15)])
+@pytest.mark.parametrize(
+    ("method", "rel"),
+    [("mean_variance", 0.15), ("evidential", 0.15), pytest.param("ensemble", 0.15, marks=pytest.mark.slow)],
+)
 def test_known_noise_is_recovered(method: str, rel: float) -> None:
     """Of 600 dimers the noise of an atom is known to 1 / sqrt(2 * 1800) = 1.7 %; the rest is left to the fit.
 

@@ -52,7 +52,7 @@ def plain_params(ours: dict, like: dict, config: ModelConfig) -> dict:
 def test_equals_plain_e3nn(species_self_connection: bool) -> None:
     species = (1, 6, 8)
     config = config_of(
-        num_blocks=3,
+        num_blocks=2,
         parity=False,
         species=species,
         species_self_connection=species_self_connection,

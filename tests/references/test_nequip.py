@@ -72,6 +72,7 @@ def test_plain_nequip_refuses_what_it_cannot_build(config: ModelConfig, message:
         plain_e3nn.build(config)
 
 
+@pytest.mark.slow
 def test_training_step_lowers_the_loss() -> None:
     batch = systems.displaced_batch(num_structures=2, cutoff=5.0)
     config = ModelConfig(num_blocks=2, num_features=4, radial_hidden=(8,), species=systems.SPECIES)

@@ -210,12 +210,12 @@ def test_chains_differ() -> None:
 
 
 def test_mass_is_frozen_and_stays_so() -> None:
-    freeze = schedule.freeze_step(CONFIG)
+    step, freeze = jax.jit(STEP), schedule.freeze_step(CONFIG)
     assert freeze == 12
     states, masses = jax.tree.map(lambda leaf: leaf[0], start(1)), []
     for row in range(36):
         indices = chain.minibatch_plan(SEED, 1, DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
-        states, _ = STEP(states, minibatch_fn(DATA, indices))
+        states, _ = step(states, minibatch_fn(DATA, indices))
         masses.append(states.mass)
     assert [int(mass.count) for mass in masses] == [min(step, freeze) for step in range(1, 37)]
     frozen = masses[freeze - 1]
@@ -232,7 +232,7 @@ def test_mass_is_frozen_and_stays_so() -> None:
 @pytest.mark.usefixtures("x64")
 def test_mass_equals_a_plain_loop_over_the_gradients() -> None:
     """Of the mean gradients at the positions that the chain went through."""
-    state = jax.tree.map(lambda leaf: leaf[0], start(1))
+    step, state = jax.jit(STEP), jax.tree.map(lambda leaf: leaf[0], start(1))
     mean_square = maximum = np.zeros(4)
     for row in range(schedule.freeze_step(CONFIG)):
         indices = chain.minibatch_plan(SEED, 1, DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
@@ -243,7 +243,7 @@ def test_mass_equals_a_plain_loop_over_the_gradients() -> None:
         gradient = np.append(weights, bias) / DATA_SIZE + design.T @ residual / len(inputs)
         mean_square = CONFIG.beta * mean_square + (1 - CONFIG.beta) * gradient**2
         maximum = np.maximum(maximum, mean_square)
-        state, info = STEP(state, (inputs, targets))
+        state, info = step(state, (inputs, targets))
         np.testing.assert_allclose(info.sghmc.grad_norm, np.linalg.norm(gradient), rtol=1e-10)
     for tree, expected in ((state.mass.mean_square, mean_square), (state.mass.maximum, maximum)):
         np.testing.assert_allclose(np.append(tree["weights"], tree["bias"]), expected, rtol=1e-10)

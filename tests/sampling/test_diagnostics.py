@@ -120,7 +120,9 @@ def test_configurational_temperature_of_gaussian(temperature):
 
 
 class TestAgreement:
-    @pytest.mark.parametrize("shape", [(2, 4), (4, 4), (1, 8), (3, 10)])
+    @pytest.mark.parametrize(
+        "shape", [(2, 4), (1, 8), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((4, 4), (3, 10)))]
+    )
     def test_independent_draws_rarely_look_apart(self, shape):
         """A p value is below 0.05 in at most 5 % of cases, also for quantities that depend on each other."""
         rng = np.random.default_rng(0)

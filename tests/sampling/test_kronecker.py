@@ -193,9 +193,10 @@ def test_the_basis_rests_once_the_mass_is_frozen() -> None:
     states = jax.vmap(lambda key: chain.init(key, jnp.zeros(SHAPE), "kronecker"))(
         jax.random.split(jax.random.key(1), 2)
     )
+    advance = jax.jit(lambda states: jax.vmap(lambda state: step(state, None)[0])(turn(states)))
     seen = []
     for _ in range(80):
-        states = jax.vmap(lambda s: step(s, None)[0])(turn(states))
+        states = advance(states)
         seen.append(jax.tree.map(np.asarray, (states.basis, states.mass)))
     changes = [
         any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), first, second)))
