@@ -19,3 +19,15 @@ ENERGY_UNITS_EV = {
 
 LENGTH_UNITS_ANGSTROM = {"Angstrom": 1.0, "Bohr": ANGSTROM_PER_BOHR, "nm": 10.0}
 """Factor that turns a length in the named unit into Angstrom."""
+
+STRESS_UNITS_EV_PER_ANGSTROM3 = {
+    "eV/Angstrom^3": 1.0,
+    "GPa": 1 / GPA_PER_EV_PER_ANGSTROM3,
+    "kbar": 0.1 / GPA_PER_EV_PER_ANGSTROM3,
+    "bar": 1e-4 / GPA_PER_EV_PER_ANGSTROM3,
+}
+STRESS_UNITS_EV_PER_ANGSTROM3 |= {f"-{unit}": -factor for unit, factor in STRESS_UNITS_EV_PER_ANGSTROM3.items()}
+"""Factor that turns a stress in the named unit into eV/Angstrom^3, positive under tension.
+
+A minus in front is for the opposite sign, positive under compression, as VASP prints it (in kbar: ``-kbar``).
+"""

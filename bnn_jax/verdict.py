@@ -1,11 +1,13 @@
 """Whether the samples of a run can be taken for the posterior: diagnostics turned into words and an advice."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.energies import atomic_energy_residuals
 from bnn_jax.evaluation import convergence_of, quantities
 from bnn_jax.methods.base import Posterior, SamplingRecord
 from bnn_jax.sampling.diagnostics import MIN_DRAWS, agreement
@@ -19,6 +21,10 @@ MAX_Z = 1.5
 """Root mean square of error over std, or its inverse, up to which error bars are called right."""
 MAX_ERROR_RATIO = 2.0
 """A sample with more than so many times the median force error of all samples disagrees with them."""
+MAX_SLOPE = 2.0
+"""Labels that are more than so many times the predictions, or less than the inverse, are in another unit."""
+MIN_CORRELATION = 0.5
+"""Between labels and predictions that are said to follow them."""
 LEVEL = 0.05
 """P value of agreement below which chains are said to disagree: one in twenty sound runs is suspected wrongly."""
 
@@ -31,7 +37,7 @@ class Finding(NamedTuple):
 
 
 def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) -> Verdict:
-    """Look at agreement of the chains, temperature, calibration and single samples.
+    """Look at agreement of the chains, temperature, labels against predictions, calibration and single samples.
 
     Args:
         posterior: the samples.
@@ -45,6 +51,8 @@ def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) ->
     predictive = posterior.predict(held_out)
     findings = [*_stopped(posterior), *(_agreement(posterior, predictive) if posterior.is_sampled else [])]
     findings += _temperature(posterior.sampling)
+    if labels_are_held_out:
+        findings += _slopes(predictive, held_out)
     if labels_are_held_out and np.isfinite(held_out.forces).any():
         findings += [*_calibration(predictive, held_out), *_samples(predictive, held_out, posterior.num_chains)]
     findings += [*_unlabelled(posterior), *_halvings(posterior.sampling)]
@@ -140,6 +148,58 @@ def _temperature(sampling: SamplingRecord | None) -> list[Finding]:
     worst = ratios[np.argmax(np.abs(ratios - 1))]
     cure = "raise sampler.batch_size or lower sampler.cycle_step_size" if worst > 1 else "lower sampler.cycle_step_size"
     return [Finding(True, f"the chains move at {worst:.2f} times the temperature that was asked for: {cure}")]
+
+
+def _slopes(predictive: Predictive, held_out: Dataset) -> list[Finding]:
+    """Least squares slopes of labels by predictions: one where both mean the same, however noisy the labels are."""
+    wrong, loose = [], []
+    for name, label, predicted, std, num_free in _compared(predictive, held_out):
+        product, squares = np.sum(label * predicted), np.sum(predicted**2)
+        if num_free < MIN_DRAWS or not (squares > 0 and label.any()):
+            continue
+        slope, correlation = product / squares, product / np.sqrt(squares * np.sum(label**2))
+        error = np.sqrt(max(1 / correlation**2 - 1, 0.0) / num_free)  # of the slope, relative to it
+        surely = slope * (1 - 3 * error), slope * (1 + 3 * error)
+        if error < 1 / 3 and (max(surely) < 1 / MAX_SLOPE or min(surely) > MAX_SLOPE):
+            wrong.append(
+                f"the {name} of the validation set are {slope:.2g} times the predicted ones (correlation"
+                f" {correlation:.2f})"
+            )
+        elif correlation < MIN_CORRELATION and np.mean(std**2) < np.mean(label**2) / 4:
+            loose.append(
+                f"the {name} of the validation set hardly follow the predicted ones (correlation {correlation:.2f}),"
+                " which claim to know them better"
+            )
+    cure = "look for a wrong unit or sign of energies, forces or stress, in both sets"
+    findings = [Finding(True, f"{' and '.join(wrong)}: {cure}")] if wrong else []
+    return findings + [Finding(False, text) for text in loose]
+
+
+def _compared(
+    predictive: Predictive, held_out: Dataset
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, int]]:
+    """Name, labels, predictions and their std, and how many structures tell, of each labelled quantity.
+
+    Energies are without the best atomic energies, stresses without the mean pressure.
+    """
+    known = np.isfinite(held_out.energy)
+    if known.any():
+        composition = held_out.composition[known]
+        energies = (held_out.energy[known], predictive.energy[known].astype(np.float64))
+        label, predicted = (atomic_energy_residuals(composition, energy) for energy in energies)
+        num_free = int(known.sum() - np.linalg.matrix_rank(composition))
+        yield "energies", label, predicted, predictive.energy_std[known], num_free
+    known = np.isfinite(held_out.forces).all(axis=1)
+    if known.any():
+        num_free = len(np.unique(held_out.structure_index[known]))
+        yield "forces", held_out.forces[known], predictive.forces[known], predictive.forces_std[known], num_free
+    known = np.isfinite(held_out.stress).all(axis=(1, 2)) & held_out.pbc.all(axis=1)
+    if known.any() and predictive.stress is not None and predictive.stress_std_epistemic is not None:
+        label, predicted = (
+            stress[known] - np.eye(3) * np.trace(stress[known].mean(axis=0)) / 3
+            for stress in (held_out.stress, predictive.stress)
+        )
+        yield "stresses", label, predicted, predictive.stress_std_epistemic[known], int(known.sum())
 
 
 def _calibration(predictive: Predictive, held_out: Dataset) -> list[Finding]:

@@ -3,6 +3,7 @@
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -121,3 +122,18 @@ def labelled(atoms: Atoms, stiffness: float = 1.0, rest_length: float = 1.5) -> 
 def labelled_series(atoms: Atoms, num_structures: int, std: float = 0.05, seed: int = 0) -> list[Atoms]:
     """Rattled copies with labels: a data set in miniature."""
     return [labelled(rattled(atoms, std, seed + index)) for index in range(num_structures)]
+
+
+def strained_copper(number: int, repeat: int = 1) -> list[Atoms]:
+    """Cells of a = 3.59 to 3.61 Angstrom, strained and rattled, with energy, forces and stress of a metal's model."""
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(number):
+        atoms = bulk("Cu", a=rng.uniform(3.59, 3.61), cubic=True) * repeat
+        strain = 0.02 * rng.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+        model = EMT()
+        labels = {name: model.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+        frames.append(atoms.copy())
+        frames[-1].calc = SinglePointCalculator(frames[-1], **labels)
+    return frames

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commands import contents, write, write_ammonia
 from posteriors import molecular_posterior
-from systems import ammonia, isolated_atom, labelled_series, silicon, water
+from systems import ammonia, isolated_atom, labelled_series, silicon, strained_copper, water
 
 from bnn_jax.checkpoint import create_run
 from bnn_jax.cli import main
@@ -21,6 +21,7 @@ from bnn_jax.cli.commands import Fit, LabelOptions
 from bnn_jax.cli.options import METADATA_KEY, settle
 from bnn_jax.config import Config
 from bnn_jax.types import InputError, InputWarning
+from bnn_jax.units import GPA_PER_EV_PER_ANGSTROM3
 
 
 @pytest.fixture(scope="module")
@@ -487,6 +488,23 @@ def test_consent_lets_gaps_pass(tmp_path, monkeypatch):
     monkeypatch.setattr("bnn_jax.api.fit", stopped)
     arguments, _ = CASES["forces gap"]({"run": ""}, tmp_path)
     assert main([*arguments, "--out", str(tmp_path / "run"), "--allow-missing-labels"]) == 130
+
+
+def test_a_stress_in_another_unit_is_refused_until_it_is_named(tmp_path, monkeypatch, capsys):
+    frames = strained_copper(20)
+    for atoms in frames:
+        atoms.calc.results["stress"] = -10 * GPA_PER_EV_PER_ANGSTROM3 * atoms.calc.results["stress"]
+    data = write(tmp_path / "cu.xyz", frames)
+    assert main(["fit", data, "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: .*cu\.xyz: stresses are -1\.\d*e\+03 times what energies and forces imply, .*; name"
+        r" stress_unit='-kbar', or stress_unit='eV/Angstrom\^3' if they are right\.\n",
+        printed,
+    )
+    monkeypatch.setattr("bnn_jax.api.fit", stopped)
+    for unit in ("-kbar", "eV/Angstrom^3"):
+        assert main(["fit", data, "--out", str(tmp_path / "run"), f"--stress-unit={unit}"]) == 130
 
 
 def test_duplicates_are_counted(tmp_path, monkeypatch, capsys):

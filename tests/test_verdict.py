@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from posteriors import random_posterior
-from systems import labelled_series, rattled, water
+from systems import labelled_series, rattled, triclinic_crystal, water
 
 from bnn_jax import BNNCalculator, Dataset, Posterior, evaluate
 from bnn_jax.methods.base import SamplingRecord
@@ -149,3 +149,28 @@ def test_the_file_keeps_it_and_those_who_use_it_are_told(sound, held_out, tmp_pa
         warnings.simplefilter("error", TrustWarning)
         evaluate(dataclasses.replace(bad, verdict=Verdict(True, "", ())), held_out)
         BNNCalculator(sound)
+
+
+FACTORS = {"energy": 0.04, "forces": -1.0, "stress": 160.2}
+NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
+
+
+@pytest.mark.parametrize("label", FACTORS)
+def test_labels_in_another_unit_or_of_another_sign(label):
+    """Labels that are predictions times a factor, with some noise; nothing is said where the factor is one."""
+    crystal = [rattled(triclinic_crystal(), 0.1, seed) for seed in range(20)]
+    posterior = random_posterior(labelled_series(triclinic_crystal(), 6), num_samples=4, seed=SEED)
+    bare = Dataset.from_atoms(crystal)
+    predictive, rng = posterior.predict(bare), np.random.default_rng(0)
+    predicted = {name: np.asarray(getattr(predictive, name), np.float64) for name in FACTORS}
+    predicted["energy"] += 3.0 * bare.num_atoms
+    noisy = {name: values + 0.02 * values.std() * rng.normal(size=values.shape) for name, values in predicted.items()}
+    right = judge(posterior, dataclasses.replace(bare, **noisy), labels_are_held_out=True)
+    assert not any("times the predicted" in text or "hardly" in text for text in right.findings)
+    wrong = dataclasses.replace(bare, **noisy | {label: FACTORS[label] * noisy[label]})
+    texts = [text for text in judge(posterior, wrong, labels_are_held_out=True).findings if "times the pred" in text]
+    factor = f"{FACTORS[label]:.2g}".rstrip("0").rstrip(".")
+    assert len(texts) == 1 and texts[0].startswith(f"the {NAMES[label]} of the validation set are {factor}")
+    assert texts[0].endswith("look for a wrong unit or sign of energies, forces or stress, in both sets")
+    own = judge(posterior, wrong, labels_are_held_out=False)
+    assert not any("times the predicted" in text for text in own.findings)

@@ -18,7 +18,7 @@ from bnn_jax.atoms.energies import check_energies
 from bnn_jax.atoms.labels import MASK_KEY, Choices, Frame, Keys, check_frame, frame_from_atoms
 from bnn_jax.atoms.splitting import Part, split_indices
 from bnn_jax.types import Batch, InputError
-from bnn_jax.units import ENERGY_UNITS_EV, LENGTH_UNITS_ANGSTROM
+from bnn_jax.units import ENERGY_UNITS_EV, LENGTH_UNITS_ANGSTROM, STRESS_UNITS_EV_PER_ANGSTROM3
 
 if TYPE_CHECKING:
     from bnn_jax.atoms.statistics import Statistics
@@ -57,6 +57,7 @@ class Dataset:
         stress_key: str | None = None,
         energy_unit: str | None = None,
         length_unit: str | None = None,
+        stress_unit: str | None = None,
         require_labels: bool = False,
         allow_missing_labels: bool = False,
     ) -> Self:
@@ -66,7 +67,7 @@ class Dataset:
             InputError: as that function, with the structure's index.
         """
         keys = Keys(energy_key, forces_key, stress_key)
-        choices = Choices(keys, energy_unit, length_unit, require_labels, allow_missing_labels)
+        choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
         frames = ((i, frame_from_atoms(atoms, f"structures, frame {i}", keys)) for i, atoms in enumerate(structures))
         return cls.from_frames(frames, "structures", choices)
 
@@ -98,10 +99,13 @@ class Dataset:
         """
         energy_factor = checks.unit_factor(choices.energy_unit or units[0], "energy_unit", ENERGY_UNITS_EV)
         length_factor = checks.unit_factor(choices.length_unit or units[1], "length_unit", LENGTH_UNITS_ANGSTROM)
+        stress_factor = energy_factor / length_factor**3
+        if choices.stress_unit is not None:
+            stress_factor = checks.unit_factor(choices.stress_unit, "stress_unit", STRESS_UNITS_EV_PER_ANGSTROM3)
         frames, frame_numbers = [], []
         for i, frame in numbered_frames:
             with np.errstate(over="ignore"):  # infinity is refused next
-                frame = frame.scaled(energy_factor, length_factor)
+                frame = frame.scaled(energy_factor, length_factor, stress_factor)
             check_frame(frame, f"{source}, frame {i}")
             frames.append(frame)
             frame_numbers.append(i)
@@ -122,6 +126,8 @@ class Dataset:
         return dataset
 
     def _check_labels(self, choices: Choices, frame_numbers: Int[np.ndarray, " structure"], source: str) -> None:
+        from bnn_jax.atoms.contradictions import check_contradictions  # that file needs this one
+
         energy, forces, stress = self.energy, self.forces, self.stress
         checks.check_labels(energy, forces, stress, choices.keys, choices.require_labels, source)
         if choices.require_labels and not choices.allow_missing_labels:
@@ -129,6 +135,7 @@ class Dataset:
         if choices.energy_unit is None:
             checks.check_units(self.composition, energy, forces, source)
             check_energies(self.composition, energy, forces, self.pbc, frame_numbers, source)
+        check_contradictions(self, choices, frame_numbers, source)
 
     def __len__(self) -> int:
         return len(self.num_atoms)

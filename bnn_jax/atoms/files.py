@@ -17,6 +17,7 @@ def read_file(
     stress_key: str | None = None,
     energy_unit: str | None = None,
     length_unit: str | None = None,
+    stress_unit: str | None = None,
     index: Index = ":",
     require_labels: bool = False,
     allow_missing_labels: bool = False,
@@ -39,6 +40,10 @@ def read_file(
             switches off the checks that labels are plausible in eV and belong together.
         length_unit: unit of the file's positions and cells, a key of :data:`bnn_jax.units.LENGTH_UNITS_ANGSTROM`.
             Forces are energies over lengths.
+        stress_unit: unit of the file's stresses, a key of :data:`bnn_jax.units.STRESS_UNITS_EV_PER_ANGSTROM3`, with a
+            minus in front where they are positive under compression, as VASP prints them (``"-kbar"``); an energy over
+            a volume in the units above if none is named. ``"eV/Angstrom^3"`` also switches off the check that they
+            belong to the energies and forces.
         index: frames to read, in ASE's notation.
         require_labels: refuse a file without any energy or forces, or in which some structures lack what others have.
         allow_missing_labels: consent to the latter.
@@ -54,5 +59,5 @@ def read_file(
         raise InputError(f"File {path} is empty; fetch it again.")
     units = npz_units(path) if path.suffix == ".npz" else ("eV", "Angstrom")
     keys = Keys(energy_key, forces_key, stress_key)
-    choices = Choices(keys, energy_unit, length_unit, require_labels, allow_missing_labels)
+    choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
     return Dataset.from_frames(read_frames(path, index, keys), str(path), choices, units)

@@ -39,6 +39,7 @@ class Choices(NamedTuple):
     keys: Keys = Keys()
     energy_unit: str | None = None
     length_unit: str | None = None
+    stress_unit: str | None = None
     require_labels: bool = False
     allow_missing_labels: bool = False
 
@@ -54,14 +55,14 @@ class Frame(NamedTuple):
     forces: Float[np.ndarray, "atom 3"]
     stress: Float[np.ndarray, "3 3"]
 
-    def scaled(self, energy: float, length: float) -> "Frame":
-        """The same in units that are smaller by these factors."""
+    def scaled(self, energy: float, length: float, stress: float) -> "Frame":
+        """The same with each label and length times the factor of its unit."""
         return self._replace(
             positions=self.positions * length,
             cell=self.cell * length,
             energy=self.energy * energy,
             forces=self.forces * (energy / length),
-            stress=self.stress * (energy / length**3),
+            stress=self.stress * stress,
         )
 
 

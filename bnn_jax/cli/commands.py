@@ -9,6 +9,7 @@ QUIET = ""  # no "(default: None)" in the help; where a default matters the text
 Key = Annotated[str | None, arg(metavar="KEY", help_behavior_hint=QUIET)]
 EnergyUnit = Literal["eV", "meV", "kcal/mol", "kJ/mol", "Hartree"]
 LengthUnit = Literal["Angstrom", "Bohr", "nm"]
+StressUnit = Literal["eV/Angstrom^3", "GPa", "kbar", "bar", "-eV/Angstrom^3", "-GPa", "-kbar", "-bar"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class LabelOptions:
     """Unit of the file's energies (eV, or what the format defines)."""
     length_unit: Annotated[LengthUnit | None, arg(help_behavior_hint=QUIET)] = None
     """Unit of the file's lengths (Angstrom, or what the format defines)."""
+    stress_unit: Annotated[StressUnit | None, arg(help_behavior_hint=QUIET)] = None
+    """Unit of the file's stresses (eV/Angstrom^3), with a minus in front where they are positive under compression, as
+    VASP prints them: --stress-unit=-kbar."""
     allow_missing_labels: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
     """Accept that some structures lack labels that others have."""
 
