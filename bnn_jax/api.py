@@ -9,6 +9,7 @@ import ase
 import jax
 
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.parts import check_parts
 from bnn_jax.config import Config
 from bnn_jax.devices import is_first
 from bnn_jax.methods import Posterior, registry
@@ -36,6 +37,8 @@ def fit(
     on_divergence: OnDivergence = "stop",
     devices_per_chain: int = 1,
     metadata: Mapping[str, Any] | None = None,
+    allow_missing_labels: bool = False,
+    checked: bool = False,
 ) -> Posterior:
     """A potential with error bars by ``config.method``, given labelled structures: by default samples of the posterior.
 
@@ -53,19 +56,23 @@ def fit(
         devices_per_chain: devices that share the minibatches of each chain, which is worth it where there are more
             devices than chains; the samples are the same to rounding.
         metadata: further plain values for the record of a new run, ``run.json``.
+        allow_missing_labels: consent to structures that lack labels which others of their set have.
+        checked: :func:`bnn_jax.atoms.check_parts` was asked about these sets already.
 
     Returns:
         The posterior with a verdict on it, which ``out`` then holds too.
 
     Raises:
-        InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
-            suffice.
+        InputError: the data or the configuration cannot be used, labels are missing without consent, ``out`` holds
+            another run, or memory or disk will not suffice.
         DivergenceError: every chain diverged.
         LostProcessError: another process of the run (``jax.distributed``) has ended.
     """
     train = as_dataset(train)
     valid = None if valid is None else as_dataset(valid)
     config = config or Config.preset("small")
+    if not checked:
+        check_parts(train, {} if valid is None else {"valid": valid}, allow_missing_labels)
     options = {"on_divergence": on_divergence, "devices_per_chain": devices_per_chain}
     if config.method != "sghmc":
         if (on_divergence, devices_per_chain) != ("stop", 1):

@@ -16,5 +16,6 @@ from bnn_jax.atoms.graph import size_ladder as size_ladder
 from bnn_jax.atoms.graph import structure_mask as structure_mask
 from bnn_jax.atoms.isolation import warn_of_isolated_atoms as warn_of_isolated_atoms
 from bnn_jax.atoms.neighbors import neighbor_list as neighbor_list
+from bnn_jax.atoms.parts import check_parts as check_parts
 from bnn_jax.atoms.statistics import Statistics as Statistics
 from bnn_jax.atoms.statistics import atomic_shift_sum as atomic_shift_sum

@@ -10,7 +10,7 @@ from bnn_jax.cli.commands import Compare
 from bnn_jax.cli.evaluate import given
 from bnn_jax.cli.fit import Parts, read_parts
 from bnn_jax.cli.options import make_config
-from bnn_jax.comparison import check, config_of, summarise
+from bnn_jax.comparison import config_of, summarise
 from bnn_jax.comparison import run as run_comparison
 from bnn_jax.config import Config
 from bnn_jax.methods import names
@@ -39,8 +39,11 @@ def run(command: Compare) -> None:
     if parts.valid is None or parts.test is None:
         raise InputError("A comparison needs a validation set and a test set; give --valid and --in-domain.")
     tests = {IN_DOMAIN: parts.test, **_extra_tests(command)}
-    check(parts.train, parts.valid, tests, config, methods, command.seeds)
-    results = list(run_comparison(parts.train, parts.valid, tests, config, methods, command.seeds, out))
+    consent = command.labels.allow_missing_labels
+    found = run_comparison(
+        parts.train, parts.valid, tests, config, methods, command.seeds, out, allow_missing_labels=consent
+    )
+    results = list(found)
     description = _description(command.data, parts, tests, config, methods, command.seeds)
     page, table = write_comparison(out, results, description, list(tests))
     for name in tests:

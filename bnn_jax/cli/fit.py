@@ -1,16 +1,13 @@
 """``bnn-jax fit``: check everything, sample, and report."""
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from ase.data import chemical_symbols
-
 from bnn_jax import api
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.parts import check_parts
 from bnn_jax.atoms.sources import load
 from bnn_jax.cli.commands import Fit
 from bnn_jax.cli.evaluate import given
@@ -21,7 +18,7 @@ from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.methods.recorder import losses_explained
 from bnn_jax.report import score_table, write_run_report
 from bnn_jax.sampling.diagnostics import MIN_DRAWS
-from bnn_jax.types import InputError, InputWarning
+from bnn_jax.types import InputError
 
 
 class Parts(NamedTuple):
@@ -42,6 +39,8 @@ def run(command: Fit) -> Posterior:
     """
     settled = settle(command)
     parts = read_parts(command.data, settled.data_options, settled.seed)
+    others = {name: part for name, part in (("valid", parts.valid), ("test", parts.test)) if part is not None}
+    check_parts(parts.train, others, allow_missing_labels=True)  # files with gaps are read with consent only
     out = Path(command.out)
     if settled.run is not None and (out / POSTERIOR_FILE).exists():
         if settled.run.record["data_fingerprint"] != parts.train.fingerprint():
@@ -60,6 +59,7 @@ def run(command: Fit) -> Posterior:
             resume=command.resume,
             on_divergence=command.on_divergence,
             devices_per_chain=command.devices_per_chain,
+            checked=True,
             metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
         )
     if is_first():
@@ -71,7 +71,7 @@ def run(command: Fit) -> Posterior:
 
 
 def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
-    """Training, validation and test set, checked against one another; structures that occur twice are warned of.
+    """Training, validation and test set.
 
     Args:
         data: file or name.
@@ -79,8 +79,7 @@ def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
         seed: of the split.
 
     Raises:
-        InputError: a set cannot be read, has no labels, asks for more structures than there are, or holds an element
-            that the training set lacks.
+        InputError: a set cannot be read, has no labels, or asks for more structures than there are.
     """
     keys = given({name: value for name, value in options.items() if name not in ("valid", "test")})
     train = load(data, require_labels=True, **keys)
@@ -102,11 +101,7 @@ def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
             raise InputError(f"{data} has {len(train)} structures and {asked} leave none to train on; ask for fewer.")
         train, *drawn = train.split(train=rest, **counts, seed=seed)
         sets |= dict(zip(counts, drawn, strict=True))
-    for name, dataset in sets.items():
-        _check_elements(dataset, train, name)
-    parts = Parts(train, **sets)
-    _warn_of_duplicates(parts)
-    return parts
+    return Parts(train, **sets)
 
 
 def _part_size(option: str, size: int, name: str) -> int | None:
@@ -122,43 +117,6 @@ def _part_size(option: str, size: int, name: str) -> int | None:
     if number < 0 or not number.is_integer():
         raise InputError(f"--{name} {option} is no fraction below 1, no number of structures and no file; correct it.")
     return int(number)
-
-
-def _check_elements(dataset: Dataset | None, train: Dataset, name: str) -> None:
-    unknown = [] if dataset is None else sorted(set(dataset.species) - set(train.species))
-    if dataset is not None and unknown:
-        structure = dataset.structure_index[dataset.numbers == unknown[0]][0]
-        raise InputError(
-            f"Structure {structure} of the {name} set holds {chemical_symbols[unknown[0]]}, which no training structure"
-            " has; remove it, or train on data with that element."
-        )
-
-
-def _warn_of_duplicates(parts: Parts) -> None:
-    """Warn of structures that training holds twice, or shares with a set that is to judge it."""
-    hashes = parts.train.hashes()
-    _, first = np.unique(hashes, return_index=True)
-    repeats = np.setdiff1d(np.arange(len(hashes)), first)
-    if len(repeats):
-        warnings.warn(
-            InputWarning(
-                f"{len(repeats)} of {len(hashes)} training structures are there already (first: structure"
-                f" {repeats[0]}) and count twice; remove them if that is not meant."
-            ),
-            stacklevel=3,
-        )
-    for name, dataset in (("valid", parts.valid), ("test", parts.test)):
-        if dataset is None:
-            continue
-        shared = np.flatnonzero(np.isin(dataset.hashes(), hashes))
-        if len(shared):
-            warnings.warn(
-                InputWarning(
-                    f"{len(shared)} of {len(dataset)} structures of the {name} set are training structures too (first:"
-                    f" structure {shared[0]}), so that its errors come out too small; remove them from one of the sets."
-                ),
-                stacklevel=3,
-            )
 
 
 def _sizes(parts: Parts) -> str:

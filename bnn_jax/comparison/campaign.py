@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from bnn_jax import api
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.parts import check_parts
 from bnn_jax.checkpoint import environment, load_arrays, open_run, save_tree, write_text_atomic
 from bnn_jax.comparison.elements import FORCES_OF, quantities
 from bnn_jax.comparison.figures import Measured, figures_of, measure
@@ -24,7 +24,7 @@ from bnn_jax.methods.base import num_shared
 from bnn_jax.methods.recorder import DivergenceError
 from bnn_jax.recalibration import METHODS, Recalibration, fit_recalibration
 from bnn_jax.sampling import schedule
-from bnn_jax.types import InputError, InputWarning, Predictive
+from bnn_jax.types import InputError, Predictive
 
 CALIBRATION = "affine"
 """Of the calibrated figures (Tan et al. 2023, eq. 13)."""
@@ -51,7 +51,13 @@ class Result(NamedTuple):
 
 
 def check(
-    train: Dataset, valid: Dataset, tests: Mapping[str, Dataset], config: Config, methods: Sequence[str], num_seeds: int
+    train: Dataset,
+    valid: Dataset,
+    tests: Mapping[str, Dataset],
+    config: Config,
+    methods: Sequence[str],
+    num_seeds: int,
+    allow_missing_labels: bool = False,
 ) -> None:
     """Refuse what cannot be compared, before any work.
 
@@ -62,10 +68,12 @@ def check(
         config: of all methods.
         methods: their names.
         num_seeds: of each.
+        allow_missing_labels: consent to structures that lack labels which others of their set have.
 
     Raises:
         InputError: a method is unknown or named twice, there is no seed or test set, the validation set is too small,
-            or a test set has no forces, an element that the training set lacks, or structures of the validation set.
+            a test set has no forces or structures of the validation set, or as
+            :func:`bnn_jax.atoms.parts.check_parts`, which warns of structures that occur twice.
     """
     for method in methods:
         config_of(config, method)
@@ -81,11 +89,8 @@ def check(
         )
     if not tests:
         raise InputError("There is no test set; give one (--test).")
+    check_parts(train, {"validation": valid, **tests}, allow_missing_labels)
     for name, test in {"validation": valid, **tests}.items():
-        if unknown := set(test.species) - set(train.species):
-            raise InputError(
-                f"The {name} set has atomic numbers {sorted(unknown)} that the training set lacks; leave it out."
-            )
         if not np.isfinite(test.forces).any() or len(test) < 2:
             raise InputError(f"The {name} set has fewer than 2 structures with forces; give labelled ones.")
     for name, test in tests.items():
@@ -94,11 +99,6 @@ def check(
                 f"{count} of {len(test)} structures of the {name} set are in the validation set, by which error bars"
                 " are calibrated; leave them out of one."
             )
-        if count := num_shared(test, train.hashes()):
-            message = (
-                f"{count} of {len(test)} structures of the {name} set are training structures too; leave them out."
-            )
-            warnings.warn(InputWarning(message), stacklevel=2)
 
 
 def config_of(config: Config, method: str) -> Config:
@@ -128,6 +128,7 @@ def run(
     num_seeds: int,
     out: str | Path,
     progress: bool = True,
+    allow_missing_labels: bool = False,
 ) -> Iterator[Result]:
     """Fit and measure what is not there yet, and give all results, seed by seed, as they come.
 
@@ -141,11 +142,12 @@ def run(
         out: folder of the runs and of their results. What it holds of the same comparison is not done again, and a run
             that was killed goes on.
         progress: show progress bars on a terminal.
+        allow_missing_labels: as for :func:`check`.
 
     Raises:
         InputError: as for :func:`check`, or ``out`` holds results of other data or settings.
     """
-    check(train, valid, tests, config, methods, num_seeds)
+    check(train, valid, tests, config, methods, num_seeds, allow_missing_labels)
     out = Path(out)
     parts = {"train": train.fingerprint(), "valid": valid.fingerprint()}
     all_data = parts | {f"test {name}": test.fingerprint() for name, test in tests.items()}
@@ -172,7 +174,7 @@ def _fitted(
     if file.exists():
         return Posterior.load(folder), _read(file, settings)["cost"]
     resumed, start = (folder / "run.json").exists(), time.perf_counter()
-    posterior = api.fit(train, valid, config, settings["seed"], folder, resume=True, progress=progress)
+    posterior = api.fit(train, valid, config, settings["seed"], folder, resume=True, progress=progress, checked=True)
     seconds = time.perf_counter() - start
     sampler = config.sampler
     cost = {

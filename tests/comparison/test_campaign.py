@@ -241,7 +241,8 @@ def test_structures_that_were_trained_on_are_warned_of() -> None:
     with pytest.warns(InputWarning) as found:
         check(TRAIN, VALID, {"seen": TRAIN, "near": TESTS["near"]}, CONFIG, METHODS, 1)
     assert [str(each.message) for each in found] == [
-        "6 of 6 structures of the seen set are training structures too; leave them out."
+        "6 of 6 structures of the seen set are training structures too (first: structure 0), so that its errors come"
+        " out too small; remove them from one of the sets."
     ]
 
 
@@ -254,13 +255,13 @@ def test_structures_that_were_trained_on_are_warned_of() -> None:
         ({"valid": waters(3, 7)}, r"The validation set has 3 structures and calibration needs 4"),
         (
             {"valid": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 4)},
-            r"The validation set has atomic numbers \[11, 17\] that the training set lacks",
+            "Structure 0 of the validation set holds Na, which no training structure has",
         ),
         ({"tests": {"lone": waters(1, 8)}}, "The lone set has fewer than 2 structures with forces"),
         ({"tests": {}}, "There is no test set"),
         (
             {"tests": {"salty": Dataset.from_atoms([systems.labelled(systems.sodium_chloride())] * 2)}},
-            "that the training",
+            "Structure 0 of the salty set holds Na",
         ),
         (
             {"tests": {"valid": VALID}},
