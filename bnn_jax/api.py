@@ -1,28 +1,20 @@
 """The one call of a script: from structures to a posterior."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ase
 import jax
 
-from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.parts import check_parts
+from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.config import Config
 from bnn_jax.devices import is_first
 from bnn_jax.methods import Posterior, registry
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.types import InputError
 from bnn_jax.verdict import judge
-
-Structures = Dataset | Sequence[ase.Atoms]
-
-
-def as_dataset(structures: Structures) -> Dataset:
-    """A data set of structures that may already be one."""
-    return structures if isinstance(structures, Dataset) else Dataset.from_atoms(structures)
 
 
 def fit(
@@ -43,7 +35,8 @@ def fit(
     """A potential with error bars by ``config.method``, given labelled structures: by default samples of the posterior.
 
     Args:
-        train: training set, with energies (eV), forces (eV/Angstrom), stresses, or some of them.
+        train: training set as :func:`bnn_jax.load` takes it, with energies (eV), forces (eV/Angstrom), stresses, or
+            some of them.
         valid: validation set. The log shows its force error; samples of the posterior do not depend on it,
             networks that are trained stop early by it.
         config: of the run; the preset ``small`` if none.
@@ -68,8 +61,8 @@ def fit(
         DivergenceError: every chain diverged.
         LostProcessError: another process of the run (``jax.distributed``) has ended.
     """
-    train = as_dataset(train)
-    valid = None if valid is None else as_dataset(valid)
+    train = load(train)
+    valid = None if valid is None else load(valid)
     config = config or Config.preset("small")
     if not checked:
         check_parts(train, {} if valid is None else {"valid": valid}, allow_missing_labels)

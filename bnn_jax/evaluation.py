@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from bnn_jax import metrics
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.methods.base import Posterior, num_shared
 from bnn_jax.sampling.diagnostics import function_space_ess, function_space_rhat
 from bnn_jax.types import InputError, InputWarning, Predictive, TrustWarning
@@ -19,7 +20,7 @@ OUTLIER_THRESHOLD = EV_PER_KCAL_PER_MOL
 """Error of a force component beyond which it is an outlier: 1 kcal/mol/Angstrom (Rensmeyer 2024, section 4.2)."""
 
 
-def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
+def evaluate(posterior: Posterior, test: Structures) -> dict[str, float]:
     """Accuracy and quality of the standard deviations on labelled structures, in eV and eV/Angstrom.
 
     Energies are total energies. ``mll`` is the mean log likelihood of the normal with the predictive mean and total
@@ -32,7 +33,7 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
 
     Args:
         posterior: the samples.
-        test: structures with energies, forces or both.
+        test: structures with energies, forces or both, as :func:`bnn_jax.load` takes them.
 
     Raises:
         InputError: the test set has no label, an element that was not in training, or a structure that the posterior
@@ -40,6 +41,7 @@ def evaluate(posterior: Posterior, test: Dataset) -> dict[str, float]:
     """
     if posterior.verdict is not None and not posterior.verdict.is_trusted:
         warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
+    test = load(test)
     check_shared_structures(posterior, test)
     start = time.perf_counter()
     predictive = posterior.predict(test)

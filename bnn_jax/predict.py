@@ -1,11 +1,10 @@
 """From stacked parameters to predictions of every sample: spread over devices, some at a time on each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
-import ase
 import jax
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
+from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration
 from bnn_jax.devices import sample_mesh
@@ -215,22 +215,18 @@ class Predictor(PickledByFields):
     def __repr__(self) -> str:
         return f"<Predictor: {described(self.samples, self.statistics, self.verdict)}>"
 
-    def predict(
-        self, structures: Dataset | ase.Atoms | Sequence[ase.Atoms], sizes: GrowingSizes | None = None
-    ) -> Predictive:
+    def predict(self, structures: Structures, sizes: GrowingSizes | None = None) -> Predictive:
         """The posterior predictive of structures; see :class:`bnn_jax.types.Predictive` for units and shapes.
 
         Args:
-            structures: one or many.
+            structures: one or many, as :func:`bnn_jax.load` takes them; their labels are left alone.
             sizes: padded sizes of earlier calls, as :func:`predict` takes them.
 
         Raises:
             InputError: there is no structure, or one holds an element that was not in training, or not in the
                 validation set of a calibration by element.
         """
-        if isinstance(structures, ase.Atoms):
-            structures = [structures]
-        dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(list(structures))
+        dataset = load(structures, use_labels=False)
         predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 

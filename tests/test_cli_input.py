@@ -455,6 +455,14 @@ CASES: dict[str, Case] = {
     "one sample": compare(r"The sampler gives one sample, which has no spread", "--set", "sampler.num_samples=1"),
     "budget": compare(r"leaves no step for the networks of ensemble", "--set", "ensemble.num_members=1000"),
     "compared on validation": compared_on_validation,
+    # ways in
+    "no data": lambda *_: (["fit"], r"There is no structure; give a file, a pattern, FILE@INDEX"),
+    "index of data": lambda files, _: (["fit", f"{files['train']}@a"], r"Index 'a' of .* is not understood"),
+    "pattern of data": lambda *_: (["fit", "absent*.xyz"], r"No file is named like 'absent\*\.xyz'"),
+    "one of the data": lambda files, _: (
+        ["fit", files["train"], "absent.xyz"],
+        r"'absent\.xyz' is no file and no known",
+    ),
     # data
     "data show": lambda *_: (["data", "show", "rmd17/asprin"], r"nearest known name is 'rmd17/aspirin'"),
     "data fetch": lambda *_: (["data", "fetch", "../../etc"], r"There is no data set '\.\./\.\./etc'"),
@@ -507,6 +515,19 @@ def test_a_stress_in_another_unit_is_refused_until_it_is_named(tmp_path, monkeyp
         assert main(["fit", data, "--out", str(tmp_path / "run"), f"--stress-unit={unit}"]) == 130
 
 
+def test_data_are_several_files_patterns_and_indices(tmp_path, monkeypatch):
+    series, taken = labelled_series(ammonia(), 12), []
+    monkeypatch.setattr("bnn_jax.api.fit", lambda *sets, **options: (taken.append((sets, options)), stopped()))
+    for name, part in (("a", series[:5]), ("b", series[5:9]), ("c", series[9:])):
+        write(tmp_path / f"{name}.xyz", part)
+    data = [str(tmp_path / "[ab].xyz"), f"{tmp_path}/c.xyz@:2"]
+    assert main(["fit", *data, "--valid", f"{tmp_path}/c.xyz@-1:", "--out", str(tmp_path / "run")]) == 130
+    ((sets, options),) = taken
+    assert (len(sets[0]), len(sets[1])) == (11, 1)
+    np.testing.assert_allclose(sets[0].positions, np.concatenate([atoms.positions for atoms in series[:11]]), atol=1e-7)
+    assert next(iter(options["metadata"].values()))["data"] == tuple(data)
+
+
 def test_duplicates_are_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bnn_jax.api.fit", stopped)
     series = labelled_series(ammonia(), 20)
@@ -535,14 +556,16 @@ def test_consent_is_kept_for_resume(tmp_path):
     consent = LabelOptions(allow_missing_labels=True)
     for name, labels in (("with", consent), ("without", LabelOptions())):
         out = str(tmp_path / name)
-        settled = settle(Fit("data.xyz", out, labels=labels))
+        settled = settle(Fit(("data.xyz",), out, labels=labels))
         create_run(out, settled.config, seed=0, data_fingerprint="", metadata={METADATA_KEY: settled.data_options})
-    options = settle(Fit("data.xyz", str(tmp_path / "with"), resume=True)).data_options
+    options = settle(Fit(("data.xyz",), str(tmp_path / "with"), resume=True)).data_options
     assert options["allow_missing_labels"] is True
-    assert settle(Fit("data.xyz", str(tmp_path / "with"), resume=True, labels=consent)).data_options == options
-    assert settle(Fit("data.xyz", str(tmp_path / "without"), resume=True)).data_options["allow_missing_labels"] is None
+    assert settle(Fit(("data.xyz",), str(tmp_path / "with"), resume=True, labels=consent)).data_options == options
+    assert (
+        settle(Fit(("data.xyz",), str(tmp_path / "without"), resume=True)).data_options["allow_missing_labels"] is None
+    )
     with pytest.raises(InputError, match=r"^--allow-missing-labels would change .*without, begun without it; leave it"):
-        settle(Fit("data.xyz", str(tmp_path / "without"), resume=True, labels=consent))
+        settle(Fit(("data.xyz",), str(tmp_path / "without"), resume=True, labels=consent))
 
 
 @pytest.mark.parametrize("options", ["valid", {"valid": 3}, {"test": ["a", "b"]}])
@@ -550,4 +573,4 @@ def test_a_record_of_a_stranger_is_refused(options, tmp_path):
     out = tmp_path / "run"
     create_run(out, Config(), seed=0, data_fingerprint="", metadata={METADATA_KEY: options})
     with pytest.raises(InputError, match=r"run\.json is damaged; restore it from a copy or start a new run"):
-        settle(Fit("data.xyz", str(out), resume=True))
+        settle(Fit(("data.xyz",), str(out), resume=True))

@@ -60,6 +60,7 @@ class Dataset:
         stress_unit: str | None = None,
         require_labels: bool = False,
         allow_missing_labels: bool = False,
+        use_labels: bool = True,
     ) -> Self:
         """From ASE structures; labels are found and checked as in :func:`bnn_jax.atoms.files.read_file`.
 
@@ -67,8 +68,11 @@ class Dataset:
             InputError: as that function, with the structure's index.
         """
         keys = Keys(energy_key, forces_key, stress_key)
-        choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
-        frames = ((i, frame_from_atoms(atoms, f"structures, frame {i}", keys)) for i, atoms in enumerate(structures))
+        choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels, use_labels)
+        frames = (
+            (i, frame_from_atoms(atoms, f"structures, frame {i}", keys, use_labels))
+            for i, atoms in enumerate(structures)
+        )
         return cls.from_frames(frames, "structures", choices)
 
     @classmethod
@@ -122,10 +126,20 @@ class Dataset:
                 for name in ("cell", "pbc", "energy", "stress")
             },
         )
-        dataset._check_labels(choices, np.array(frame_numbers), source)
+        dataset.check_labels(choices, np.array(frame_numbers), source)
         return dataset
 
-    def _check_labels(self, choices: Choices, frame_numbers: Int[np.ndarray, " structure"], source: str) -> None:
+    def check_labels(self, choices: Choices, frame_numbers: Int[np.ndarray, " structure"], source: str) -> None:
+        """Refuse labels that are not complete, not in the units they are read in, or contradict one another.
+
+        Args:
+            choices: what the user said of the labels.
+            frame_numbers: of the structures, in the file.
+            source: opens the error sentence.
+
+        Raises:
+            InputError: they are such.
+        """
         from bnn_jax.atoms.contradictions import check_contradictions  # that file needs this one
 
         energy, forces, stress = self.energy, self.forces, self.stress

@@ -21,6 +21,7 @@ def read_file(
     index: Index = ":",
     require_labels: bool = False,
     allow_missing_labels: bool = False,
+    use_labels: bool = True,
 ) -> Dataset:
     """Read labelled structures: extended XYZ (compressed or not), .npz of rMD17 and sGDML, or any format of ASE.
 
@@ -47,6 +48,7 @@ def read_file(
         index: frames to read, in ASE's notation.
         require_labels: refuse a file without any energy or forces, or in which some structures lack what others have.
         allow_missing_labels: consent to the latter.
+        use_labels: False reads structures alone, whatever labels the file has.
 
     Raises:
         InputError: the file is absent, empty or unreadable, or a frame cannot be used; the sentence names the file, the
@@ -59,5 +61,5 @@ def read_file(
         raise InputError(f"File {path} is empty; fetch it again.")
     units = npz_units(path) if path.suffix == ".npz" else ("eV", "Angstrom")
     keys = Keys(energy_key, forces_key, stress_key)
-    choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
-    return Dataset.from_frames(read_frames(path, index, keys), str(path), choices, units)
+    choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels, use_labels)
+    return Dataset.from_frames(read_frames(path, index, keys, use_labels), str(path), choices, units)

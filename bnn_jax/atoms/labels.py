@@ -42,6 +42,7 @@ class Choices(NamedTuple):
     stress_unit: str | None = None
     require_labels: bool = False
     allow_missing_labels: bool = False
+    use_labels: bool = True
 
 
 class Frame(NamedTuple):
@@ -66,7 +67,7 @@ class Frame(NamedTuple):
         )
 
 
-def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
+def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys, use_labels: bool = True) -> Frame:
     """Labels of a structure, from its calculator's results, its ``info`` and its ``arrays``.
 
     Stress may be given as six Voigt components, nine, or 3x3; a virial becomes ``-virial / volume``. The stress of a
@@ -76,22 +77,24 @@ def frame_from_atoms(atoms: ase.Atoms, where: str, keys: Keys) -> Frame:
         atoms: the structure; its calculator is not run.
         where: opens each error sentence, for example ``"file.xyz, frame 3"``.
         keys: label keys that the user named.
+        use_labels: False leaves the labels alone, whatever they are.
 
     Raises:
         InputError: a label is not finite or has the wrong shape, several keys hold different values, or an atomic
             number is none.
     """
     num_atoms = len(atoms)
-    energy = _find(atoms, "energy", keys.energy, ENERGY_KEYS, (1,), where)
-    if energy is None and keys.energy is None:
-        energy = _find(atoms, "energy", None, ENERGY_FALLBACK_KEYS, (1,), where)
-    forces = _find(atoms, "forces", keys.forces, FORCES_KEYS, (num_atoms, 3), where)
-    stress = None
-    if atoms.pbc.any():
-        stress = _find(atoms, "stress", keys.stress, STRESS_KEYS, (3, 3), where)
-    mask = _forces_mask(atoms, where)
-    if forces is not None and mask is not None:
-        forces = np.where(mask[:, None], forces, np.nan)
+    energy = forces = stress = None
+    if use_labels:
+        energy = _find(atoms, "energy", keys.energy, ENERGY_KEYS, (1,), where)
+        if energy is None and keys.energy is None:
+            energy = _find(atoms, "energy", None, ENERGY_FALLBACK_KEYS, (1,), where)
+        forces = _find(atoms, "forces", keys.forces, FORCES_KEYS, (num_atoms, 3), where)
+        if atoms.pbc.any():
+            stress = _find(atoms, "stress", keys.stress, STRESS_KEYS, (3, 3), where)
+        mask = _forces_mask(atoms, where)
+        if forces is not None and mask is not None:
+            forces = np.where(mask[:, None], forces, np.nan)
     return Frame(
         numbers=atomic_numbers(atoms.numbers, where),
         positions=atoms.positions.astype(np.float64),

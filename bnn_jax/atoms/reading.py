@@ -50,17 +50,19 @@ _UNIT_ALIASES = {
 }
 
 
-def read_frames(path: Path, index: Index, keys: Keys) -> Iterator[tuple[int, Frame]]:
+def read_frames(path: Path, index: Index, keys: Keys, use_labels: bool = True) -> Iterator[tuple[int, Frame]]:
     """Number in the file and content of each frame that ``index`` selects, in the units of the file.
 
     Raises:
         InputError: the file is absent or cannot be read, with the frame where that happened.
     """
     if path.suffix == ".npz":
-        frames = enumerate(_npz_frames(path, keys))
+        frames = enumerate(_npz_frames(path, keys, use_labels))
         return _select(frames, index, path)
     atoms = enumerate(_iterate(path))
-    return ((i, frame_from_atoms(item, f"{path}, frame {i}", keys)) for i, item in _select(atoms, index, path))
+    return (
+        (i, frame_from_atoms(item, f"{path}, frame {i}", keys, use_labels)) for i, item in _select(atoms, index, path)
+    )
 
 
 def npz_units(path: Path) -> tuple[str, str]:
@@ -167,8 +169,10 @@ def _parse_comment(line: str) -> dict[str, Any]:
     return info
 
 
-def _npz_frames(path: Path, keys: Keys) -> Iterator[Frame]:
+def _npz_frames(path: Path, keys: Keys, use_labels: bool) -> Iterator[Frame]:
     numbers, positions, energy, forces, lattice = _npz_arrays(path, keys)
+    if not use_labels:
+        energy = forces = None
     if numbers is None or positions is None:
         raise InputError(f"{path} has neither nuclear_charges, coords (rMD17) nor z, R (sGDML); convert it to extxyz.")
     numbers = atomic_numbers(numbers, str(path), least=1)

@@ -5,26 +5,36 @@ download; where none is known, the one of the first download is written beside t
 demanded from then on: that finds a file that changed later, not one that was wrong from the start.
 """
 
+import glob
 import importlib.resources
 import json
 import os
+import reprlib
 import shutil
 import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import ase
+import numpy as np
 import pooch
 import requests
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.files import read_file
+from bnn_jax.atoms.labels import Choices
 from bnn_jax.atoms.registry import SOURCES, Source
 from bnn_jax.types import InputError, nearest_name
+
+Structures = Dataset | ase.Atoms | Iterable[ase.Atoms] | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""Whatever :func:`load` takes."""
+
+_WAYS_IN = "give a file, a pattern, FILE@INDEX, a known name, several of these, ASE structures or a data set"
 
 
 def list_sources() -> tuple[Source, ...]:
@@ -48,27 +58,80 @@ def describe(name: str, registry: Sequence[Source] = SOURCES) -> Source:
     raise InputError(f"There is no data set {name!r}; the nearest known name is {_nearest(name, registry)!r}.")
 
 
-def load(name_or_path: str | os.PathLike[str], *, registry: Sequence[Source] = SOURCES, **keys: Any) -> Dataset:
-    """Read a data set from a file, from the package (``ammonia``) or from its public address.
+def load(source: Structures, *, registry: Sequence[Source] = SOURCES, **keys: Any) -> Dataset:
+    """A data set from files, from the package (``ammonia``), from its public address, or from ASE structures.
 
     Args:
-        name_or_path: an existing file, or a name of :func:`list_sources`; a file wins over a name.
+        source: a file, as ASE writes it ``FILE@INDEX`` (``md.xyz@:100``), a pattern (``run*/md.xyz``), or a name of
+            :func:`list_sources`; a file wins over a name. Or several of these, whose structures follow one another.
+            Or ASE structures: one, a list, or any iterator. A data set is returned as it is.
         registry: the table of names.
-        **keys: passed to :func:`bnn_jax.atoms.files.read_file`, such as ``index=":1000"`` or ``energy_key="E_dft"``.
+        **keys: passed to :func:`bnn_jax.atoms.files.read_file`, such as ``index=":1000"`` or ``energy_key="E_dft"``;
+            those that are not about files also to :meth:`bnn_jax.Dataset.from_atoms`.
 
     Returns:
         Structures and labels, in eV and Angstrom.
 
     Raises:
         InputError: there is neither such a file nor such a name, the download fails, a file is not what was
-            recorded of it, or its content cannot be used.
+            recorded of it, its content cannot be used, or ``source`` is something else.
     """
-    path = Path(name_or_path)
-    if os.path.isfile(path):  # unlike that of Path, False for names that are too long
-        return read_file(path, **keys)
-    name = str(name_or_path)
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, ase.Atoms):
+        return Dataset.from_atoms([source], **keys)
+    if isinstance(source, str | os.PathLike):
+        return _of_files(_files(source, registry), registry, keys)
+    if not isinstance(source, Iterable):
+        raise InputError(f"{_shown(source)} is no structure; {_WAYS_IN}.")
+    items = list(source)
+    if not items:
+        raise InputError(f"There is no structure; {_WAYS_IN}.")
+    structures = [item for item in items if isinstance(item, ase.Atoms)]
+    if len(structures) == len(items):
+        return Dataset.from_atoms(structures, **keys)
+    paths = [item for item in items if isinstance(item, str | os.PathLike)]
+    if len(paths) < len(items):
+        i = next(i for i, item in enumerate(items) if not isinstance(item, str | os.PathLike))
+        raise InputError(f"Item {i} of {len(items)} is {_shown(items[i])}, no file like the others; {_WAYS_IN}.")
+    return _of_files([file for path in paths for file in _files(path, registry)], registry, keys)
+
+
+def _files(name_or_path: str | os.PathLike[str], registry: Sequence[Source]) -> list[tuple[str, str | None]]:
+    """Files or names, each with the index that was written behind it."""
+    text = os.fspath(name_or_path)
+    if os.path.isfile(text) or any(source.name == text for source in registry):
+        return [(text, None)]
+    path, at, index = text.rpartition("@")
+    if not at:
+        path, index = text, None
+    if glob.has_magic(path):
+        found = [file for file in sorted(glob.glob(path, recursive=True)) if os.path.isfile(file)]
+        if not found:
+            raise InputError(f"No file is named like {path!r}; check the pattern.")
+        return [(file, index) for file in found]
+    return [(path, index)]
+
+
+def _of_files(files: Sequence[tuple[str, str | None]], registry: Sequence[Source], keys: dict[str, Any]) -> Dataset:
+    """The content of all files, whose labels must go together too."""
+    if "index" in keys and any(index is not None for _, index in files):
+        raise InputError(f"Index {keys['index']!r} is given beside that of {files[0][0]}; leave one out.")
+    parts = [_one(name, registry, keys if index is None else keys | {"index": index}) for name, index in files]
+    if len(parts) == 1:
+        return parts[0]
+    dataset = Dataset.concatenate(parts)
+    choices = {name: value for name, value in keys.items() if name in Choices._fields}
+    names = ", ".join(name for name, _ in files[:3]) + (", ..." if len(files) > 3 else "")
+    dataset.check_labels(Choices(**choices), np.arange(len(dataset)), f"{len(files)} files ({names}) together")
+    return dataset
+
+
+def _one(name: str, registry: Sequence[Source], keys: dict[str, Any]) -> Dataset:
+    if os.path.isfile(name):  # unlike that of Path, False for names that are too long
+        return read_file(name, **keys)
     if all(source.name != name for source in registry):
-        what = "is a folder" if os.path.isdir(path) else "is no file"
+        what = "is a folder" if os.path.isdir(name) else "is no file"
         raise InputError(
             f"{name!r} {what} and no known data set; check the path, "
             f"or use a name such as {_nearest(name, registry)!r}, the nearest known."
@@ -80,6 +143,10 @@ def load(name_or_path: str | os.PathLike[str], *, registry: Sequence[Source] = S
         with importlib.resources.as_file(resource) as packaged:
             return read_file(packaged, **keys)
     return read_file(fetch(source), **keys)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(reprlib.repr(value).split())
 
 
 def _nearest(name: str, registry: Sequence[Source]) -> str:

@@ -40,11 +40,12 @@ Labels = Annotated[LabelOptions, arg(name="")]
 class Fit:
     """Sample the posterior of a potential, and report on it.
 
-    DATA is a file of labelled structures (extended XYZ, .npz of rMD17 and sGDML, or any format of ASE) or a name of
-    `bnn-jax data list`. The run folder gets the posterior, a log, checkpoints, diagnostics and plots.
+    DATA are files of labelled structures (extended XYZ, .npz of rMD17 and sGDML, or any format of ASE), FILE@INDEX such
+    as md.xyz@:100, or a name of `bnn-jax data list`. The run folder gets the posterior, a log, checkpoints, diagnostics
+    and plots.
     """
 
-    data: Annotated[Positional[str], arg(metavar="DATA")]
+    data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA...", help_behavior_hint=QUIET)]
     """Training structures with energies, forces or both."""
     out: Annotated[str, arg(metavar="RUN")]
     """Run folder to make, or to continue with --resume."""
@@ -196,7 +197,7 @@ class Compare:
     command goes on after a kill.
     """
 
-    data: Annotated[Positional[str], arg(metavar="DATA")]
+    data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA...", help_behavior_hint=QUIET)]
     """Training structures with energies and forces: a file or a known name."""
     out: Annotated[str, arg(metavar="DIR")]
     """Folder of the comparison, to make or to go on with."""

@@ -44,7 +44,7 @@ def run(command: Compare) -> None:
         parts.train, parts.valid, tests, config, methods, command.seeds, out, allow_missing_labels=consent
     )
     results = list(found)
-    description = _description(command.data, parts, tests, config, methods, command.seeds)
+    description = _description(" ".join(command.data), parts, tests, config, methods, command.seeds)
     page, table = write_comparison(out, results, description, list(tests))
     for name in tests:
         print(

@@ -28,7 +28,7 @@ def run(command: Demo) -> None:
     settings = tuple(f"{key}={value}" for key, value in DEMO.items())
     posterior = fit.run(
         Fit(
-            data="ammonia",
+            data=("ammonia",),
             out=command.out,
             preset="small",
             set=settings,

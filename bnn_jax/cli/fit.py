@@ -1,7 +1,7 @@
 """``bnn-jax fit``: check everything, sample, and report."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,11 +70,11 @@ def run(command: Fit) -> Posterior:
     return posterior
 
 
-def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
+def read_parts(data: Sequence[str], options: Mapping[str, Any], seed: int) -> Parts:
     """Training, validation and test set.
 
     Args:
-        data: file or name.
+        data: files or names.
         options: ``valid``, ``test``, and what was said of the labels.
         seed: of the split.
 
@@ -98,7 +98,9 @@ def read_parts(data: str, options: Mapping[str, Any], seed: int) -> Parts:
         rest = len(train) - sum(counts.values())
         if rest < 1:
             asked = " and ".join(f"{count} for --{name}" for name, count in counts.items())
-            raise InputError(f"{data} has {len(train)} structures and {asked} leave none to train on; ask for fewer.")
+            raise InputError(
+                f"{' '.join(data)} has {len(train)} structures and {asked} leave none to train on; ask for fewer."
+            )
         train, *drawn = train.split(train=rest, **counts, seed=seed)
         sets |= dict(zip(counts, drawn, strict=True))
     return Parts(train, **sets)

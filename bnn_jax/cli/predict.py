@@ -26,7 +26,7 @@ def run(command: Predict) -> None:
     """
     out = checked_output(command.out, command.overwrite)
     posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
-    structures = load(command.structures)
+    structures = load(command.structures, use_labels=False)
     frames = predicted_structures(structures, posterior.predict(structures))
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")

@@ -39,7 +39,7 @@ def run(command: Rigidity) -> None:
     posterior = Posterior.load(command.run)
     if not 0 <= command.sample < posterior.num_samples:
         raise InputError(f"--sample {command.sample}: the posterior has samples 0 to {posterior.num_samples - 1}.")
-    structures = load(command.structures)
+    structures = load(command.structures, use_labels=False)
     train = _training_set(command)
     loss = SquareLoss(command.energy_weight, command.forces_weight)
     model = fit_rigidity(
@@ -77,9 +77,12 @@ def _training_set(command: Rigidity) -> Dataset:
     if "data" not in options:
         raise InputError(f"{command.run} does not say what it was trained on; give the training set by --train.")
     data = options.pop("data")
+    data = [data] if isinstance(data, str) else data
     train = read_parts(data, options, run.record["seed"]).train
     if train.fingerprint() != run.record["data_fingerprint"]:
-        raise InputError(f"{data} has changed since {command.run} was trained on it; give the training set by --train.")
+        raise InputError(
+            f"{' '.join(data)} has changed since {command.run} was trained on it; give the training set by --train."
+        )
     return train
 
 

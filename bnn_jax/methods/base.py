@@ -15,6 +15,7 @@ from jaxtyping import UInt64
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import gather_batch, pack
+from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration, calibrate
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
@@ -162,8 +163,11 @@ class Posterior(PickledByFields):
         """Samples of all chains together."""
         return int(jax.tree.leaves(self.samples)[0].shape[0])
 
-    def predict(self, structures: Dataset | ase.Atoms | Sequence[ase.Atoms]) -> Predictive:
+    def predict(self, structures: Structures) -> Predictive:
         """The posterior predictive of structures; see :class:`bnn_jax.types.Predictive` for units and shapes.
+
+        Args:
+            structures: one or many, as :func:`bnn_jax.load` takes them; their labels are left alone.
 
         Raises:
             InputError: there is no structure, or one holds an element that was not in training.
@@ -172,7 +176,7 @@ class Posterior(PickledByFields):
 
     def calibrated(
         self,
-        valid: Dataset | Sequence[ase.Atoms],
+        valid: Structures,
         method: str = "affine",
         *,
         per_element: bool = False,
@@ -185,7 +189,7 @@ class Posterior(PickledByFields):
         is replaced. Test it on further structures: :func:`bnn_jax.evaluate` refuses those it was calibrated on.
 
         Args:
-            valid: labelled structures.
+            valid: labelled structures, as :func:`bnn_jax.load` takes them.
             method: ``variance``, ``affine``, ``isotonic`` or ``conformal``
                 (:func:`bnn_jax.recalibration.fit_recalibration` says what each of them is).
             per_element: one curve of the forces for each element.
@@ -195,7 +199,7 @@ class Posterior(PickledByFields):
             InputError: a structure was trained on, the validation set has no labels or is too small for the method or
                 the coverage, or the method does not fit what the posterior offers.
         """
-        valid = valid if isinstance(valid, Dataset) else Dataset.from_atoms(list(valid))
+        valid = load(valid)
         if count := num_shared(valid, self.train_hashes):
             raise InputError(
                 f"{count} of {len(valid)} structures to calibrate on were in the training set, where errors are too"
