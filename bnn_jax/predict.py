@@ -239,7 +239,7 @@ def described(samples: Params, statistics: Statistics, verdict: Verdict | None) 
         statistics: of the training set.
         verdict: on the samples, if there is one.
     """
-    num_weights = sum(leaf[0].size for leaf in jax.tree.leaves(samples))
+    num_weights = sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(samples))
     elements = " ".join(chemical_symbols[number] for number in statistics.species)
     judged = "" if verdict is None else ", trusted" if verdict.is_trusted else ", not to be trusted yet"
     return f"{_num_samples(samples)} samples of {num_weights:,} weights, {elements}{judged}"

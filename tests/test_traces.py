@@ -1,18 +1,22 @@
 """Promise 4: one compilation per shape, and few shapes: padded sizes come from a short ladder."""
 
+from collections.abc import Iterator
+
 import ase
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import jraph
 import numpy as np
 import pytest
 
+import bnn_jax
 from bnn_jax.atoms import Dataset
 from bnn_jax.atoms.statistics import compute
 from bnn_jax.config import Config
 from bnn_jax.methods import sghmc
 from bnn_jax.predict import EDGES_PER_BATCH, build_predictor, every_sample, predict
-from bnn_jax.types import Prediction
+from bnn_jax.types import Prediction, TrustWarning
 from tests import systems
 
 CUTOFF = 3.0
@@ -96,6 +100,44 @@ def test_neighbouring_lengths_share_a_compilation() -> None:
     assert predictor._cache_size() == 1
 
 
+MODEL = {"num_blocks": 1, "num_features": 2, "l_max": 0, "radial_hidden": [4], "std_hidden": [], "cutoff": CUTOFF}
+SAMPLER = {"convergence_steps": 20, "cycle_steps": 7, "num_samples": 3, "batch_size": 2, "log_every": 6}
+CONFIG = Config.from_dict({"model": MODEL, "sampler": SAMPLER})
+
+
+def labelled(length: int, seed: int) -> Dataset:
+    rattled = [systems.rattled(atoms, seed=seed + i) for i, atoms in enumerate(mixed_list(length))]
+    return Dataset.from_atoms([systems.labelled(atoms) for atoms in rattled])
+
+
+@pytest.fixture
+def programs() -> Iterator[list[str]]:
+    """Names of what XLA compiles, or finds in its cache on disk, with nothing compiled before."""
+    found = []
+
+    def listen(event: str, _seconds: float, **about: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            found.append(about["fun_name"])
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_fit_and_its_calculators_compile_few_programs(programs: list[str]) -> None:
+    """Not one for each leaf of the weights, as plain indexing does; nor one for each calculator."""
+    posterior = bnn_jax.fit(labelled(5, 0), labelled(3, 5), CONFIG, progress=False)
+    assert len(programs) <= 16, programs
+    before = len(programs)
+    for _ in range(3):
+        atoms = systems.water()
+        with pytest.warns(TrustWarning):
+            atoms.calc = bnn_jax.BNNCalculator(posterior)
+            atoms.get_forces()
+    assert len(programs) - before <= 1
+
+
 def test_a_run_compiles_its_steps_once_and_its_validation_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over minibatches of mixed sizes, chunks of all lengths, samples and the log."""
     applied, nequip = [], sghmc.nequip
@@ -105,14 +147,7 @@ def test_a_run_compiles_its_steps_once_and_its_validation_once(monkeypatch: pyte
         return potential._replace(apply=lambda *args, **keys: applied.append(None) or potential.apply(*args, **keys))
 
     monkeypatch.setattr(sghmc, "nequip", counting)
-    model = {"num_blocks": 1, "num_features": 2, "l_max": 0, "radial_hidden": [4], "std_hidden": [], "cutoff": CUTOFF}
-    sampler = {"convergence_steps": 20, "cycle_steps": 7, "num_samples": 3, "batch_size": 2, "log_every": 6}
-    config = Config.from_dict({"model": model, "sampler": sampler})
-    train = [systems.labelled(atoms) for atoms in mixed_list(5)]
-    valid = [systems.labelled(atoms) for atoms in mixed_list(3)]
-    posterior = sghmc.fit(
-        jax.random.key(0), Dataset.from_atoms(train), Dataset.from_atoms(valid), config, progress=False
-    )
+    posterior = sghmc.fit(jax.random.key(0), labelled(5, 0), labelled(3, 5), CONFIG, progress=False)
     assert posterior.num_samples == 3
     # Python reaches the network only when something is traced: twice for the chunk (shapes first), once for validation.
     assert len(applied) <= 3

@@ -100,7 +100,7 @@ def fit(
 def _posterior(final: Progress, config: Config, statistics: Statistics, seed: int) -> Posterior:
     """The samples of the chains that came to their end, and how they got there."""
     active = final.active
-    samples = jax.tree.map(lambda leaf: jnp.asarray(leaf[active].reshape(-1, *leaf.shape[2:])), final.samples)
+    samples = jax.device_put(jax.tree.map(lambda leaf: leaf[active].reshape(-1, *leaf.shape[2:]), final.samples))
     stopped = np.flatnonzero(~active).tolist()
     record = SamplingRecord(
         temperature=config.sampler.temperature,

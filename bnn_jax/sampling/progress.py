@@ -160,7 +160,7 @@ def _advance(
             row.sghmc.kinetic_temperature,
             row.potential_energy,
             progress.first_potential_energy,
-            sum(leaf[0].size for leaf in jax.tree.leaves(states.sampler.position)),
+            sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(states.sampler.position)),
             config.temperature,
             int(progress.step),
         )
