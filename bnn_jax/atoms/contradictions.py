@@ -40,7 +40,7 @@ MIN_GAP_IN_STDS, MIN_GROUP, MIN_SHIFT = 5.0, 3, 0.1
 MIN_RATIO = 20.0
 """Of the mean square of what is unexplained without two groups and with them."""
 MIN_EVIDENCE, FEW_STRUCTURES = 0.4, 20.0
-"""Of a fault: ``MIN_EVIDENCE + (FEW_STRUCTURES / n)^3`` for n structures, for chance makes some in few."""
+"""See :func:`min_evidence`."""
 NEGLIGIBLE = 1e-6
 """In eV and Angstrom: labels that differ by no more, root mean square, tell nothing."""
 FACTORS = np.concatenate([sign * 10.0 ** np.linspace(-7, 7, 281) for sign in (1, -1)])
@@ -132,15 +132,15 @@ def check_contradictions(
         return
     labels = _labels(part)
     grams = _grams(labels, part)
-    enough = MIN_EVIDENCE + (FEW_STRUCTURES / len(part)) ** 3
     if "forces" in grams and "energy" in grams:
+        known = np.isfinite(part.energy)
         fault = find_fault(grams["forces"], grams["energy"])
-        if fault.evidence > enough and choices.energy_unit is not None:
+        is_faulty = fault.evidence > min_evidence(int(known.sum()))
+        if is_faulty and choices.energy_unit is not None:
             return  # the user knows, and there is nothing to judge the stress by
-        if fault.evidence > enough:
+        if is_faulty:
             sentence = _energy_sentence(fault.factor, part.num_atoms)
             raise InputError(f"{source}: {sentence}; convert one of them, {CURE}.")
-        known = np.isfinite(part.energy)
         groups = find_groups(grams["forces"], labels["energy"], part.composition[known])
         if groups is not None and choices.energy_unit is None:
             numbers = frame_numbers[drawn][known][groups.is_apart]
@@ -153,7 +153,7 @@ def check_contradictions(
     believed = [grams[name] for name in ("forces", "energy") if name in grams]
     if "stress" in grams and believed and choices.stress_unit != "eV/Angstrom^3":
         fault = find_fault(Gram.mean(believed), grams["stress"])
-        if fault.evidence > enough:
+        if fault.evidence > min_evidence(len(labels["stress"].values) // 9):
             volumes = np.abs(np.linalg.det(part.cell[part.pbc.all(axis=1)]))
             raise InputError(
                 f"{source}: stresses are {fault.factor:.3g} times what energies and forces imply"
@@ -163,9 +163,16 @@ def check_contradictions(
 
 
 def draw(dataset: Dataset, seed: int = 0) -> Int[np.ndarray, " chosen"]:
-    """Structures of more than one atom, few enough to be judged quickly."""
+    """Structures of more than one atom, few enough to be judged quickly; of large ones no more than are needed."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(dataset.num_atoms > 1))[:MAX_STRUCTURES]
-    return np.sort(order[np.cumsum(dataset.num_atoms[order]) <= MAX_ATOMS])
+    total = np.cumsum(dataset.num_atoms[order])
+    is_needed = (np.arange(len(order)) < MIN_STRUCTURES) & (total <= 3 * MAX_ATOMS)
+    return np.sort(order[(total <= MAX_ATOMS) | is_needed])
+
+
+def min_evidence(num_structures: int) -> float:
+    """Evidence that a fault needs, for chance makes some in few structures."""
+    return MIN_EVIDENCE + (FEW_STRUCTURES / num_structures) ** 3
 
 
 def find_fault(believed: Gram, asked: Gram) -> Fault:
@@ -314,7 +321,13 @@ def _grams(labels: Mapping[str, Rows], dataset: Dataset) -> dict[str, Gram]:
         "energy": labels["energy"].without(composition),
         "stress": labels["stress"].without(pressure),
     }
-    return {name: gram for name, label in reduced.items() if (gram := _gram(label)) is not None}
+    num_structures = {
+        "forces": len(np.unique(dataset.structure_index[np.isfinite(dataset.forces).all(axis=1)])),
+        "energy": len(labels["energy"].values),
+        "stress": len(labels["stress"].values) // 9,
+    }
+    grams = {name: _gram(label) for name, label in reduced.items() if num_structures[name] >= MIN_STRUCTURES}
+    return {name: gram for name, gram in grams.items() if gram is not None}
 
 
 def _gram(label: Rows) -> Gram | None:

@@ -143,6 +143,27 @@ def test_what_cannot_be_judged_passes(crystals):
         assert len(Dataset.from_atoms(dataclasses.replace(crystals, **labels).to_atoms())) == 40
 
 
+@pytest.mark.parametrize("label", ["energy", "stress"])
+def test_a_label_of_few_structures_is_not_judged(crystals, label):
+    """And is judged where ten have it."""
+    spoilt = {"energy": crystals.energy + 3.0 * (np.arange(40) % 2), "stress": -crystals.stress}[label]
+    for count in (1, 4, 5, 9, 10):
+        values = np.where(np.arange(40).reshape(-1, *[1] * (spoilt.ndim - 1)) < count, spoilt, np.nan)
+        few = dataclasses.replace(crystals, **{label: values}).to_atoms()
+        if count < 10:
+            assert len(Dataset.from_atoms(few)) == 40
+        else:
+            with pytest.raises(InputError, match=r"energies fall into two groups|name stress_unit='-eV"):
+                Dataset.from_atoms(few)
+
+
+def test_large_cells_are_judged_too():
+    """Ten of 500 atoms are more than the usual number of atoms."""
+    cells = Dataset.from_atoms(strained_copper(10, repeat=5))
+    with pytest.raises(InputError, match="uphill"):
+        Dataset.from_atoms(dataclasses.replace(cells, forces=-cells.forces).to_atoms())
+
+
 def test_isomers_are_no_levels_of_theory():
     """Two shapes of one composition whose energies no force connects."""
     first, second = ammonia(), ammonia()
