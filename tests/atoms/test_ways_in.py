@@ -100,26 +100,29 @@ def test_a_fit_takes_them(folder, monkeypatch):
     assert_same(others["valid"], WHOLE[4:])
 
 
-@pytest.mark.parametrize(
-    ("source", "sentence"),
-    [
-        (3.5, r"^3\.5 is no structure; give a file, a pattern, FILE@INDEX, a known name, several of these, ASE str"),
-        (None, "^None is no structure; give"),
-        (np.zeros((2, 3)), r"^Item 0 of 2 is array\(\[0\., 0\., 0\.\]\), no file like the others; give"),
-        (b"ab", "^Item 0 of 2 is 97, no file"),
-        ([], "^There is no structure; give"),
-        (iter(()), "^There is no structure; give"),
-        ([SERIES[0], "ammonia"], r"^Item 0 of 2 is Atoms\(symbols.*, no file like the others"),
-        ([SERIES], r"^Item 0 of 1 is \[Atoms"),
-        ("/no/such/*.xyz", r"^No file is named like '/no/such/\*\.xyz'; check the pattern\."),
-        ("/no/such.xyz@:3", r"^'/no/such\.xyz' is no file and no known data set; check the path"),
-        ("ammonia@:x", r"^Index ':x' of .* is not understood"),
-        ("ammonia@", r"^Index '' of .* is not understood"),
-        ("ammonia@900:", r" holds no structure; check the path and the index"),
-    ],
-    ids=str,
-)
-def test_anything_else_is_one_sentence(source, sentence):
+NO_WAYS = {
+    "number": (
+        3.5,
+        r"^3\.5 is no structure; give a file, a pattern, FILE@INDEX, a known name, several of these, ASE str",
+    ),
+    "nothing": (None, "^None is no structure; give"),
+    "array": (np.zeros((2, 3)), r"^Item 0 of 2 is array\(\[0\., 0\., 0\.\]\), no file like the others; give"),
+    "bytes": (b"ab", "^Item 0 of 2 is 97, no file"),
+    "empty list": ([], "^There is no structure; give"),
+    "empty iterator": (iter(()), "^There is no structure; give"),
+    "structure and name": ([SERIES[0], "ammonia"], r"^Item 0 of 2 is Atoms\(symbols.*, no file like the others"),
+    "nested list": ([SERIES], r"^Item 0 of 1 is \[Atoms"),
+    "pattern of none": ("/no/such/*.xyz", r"^No file is named like '/no/such/\*\.xyz'; check the pattern\."),
+    "index of none": ("/no/such.xyz@:3", r"^'/no/such\.xyz' is no file and no known data set; check the path"),
+    "letter for an index": ("ammonia@:x", r"^Index ':x' of .* is not understood"),
+    "no index": ("ammonia@", r"^Index '' of .* is not understood"),
+    "beyond the end": ("ammonia@900:", r" holds no structure; check the path and the index"),
+}
+
+
+@pytest.mark.parametrize("name", NO_WAYS)
+def test_anything_else_is_one_sentence(name):
+    source, sentence = NO_WAYS[name]
     load = inspect.unwrap(bnn_jax.load)  # users have no run-time type checks
     with pytest.raises(InputError, match=sentence):
         load(source)
