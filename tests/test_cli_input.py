@@ -568,7 +568,14 @@ def test_consent_is_kept_for_resume(tmp_path):
         settle(Fit(("data.xyz",), str(tmp_path / "without"), resume=True, labels=consent))
 
 
-@pytest.mark.parametrize("options", ["valid", {"valid": 3}, {"test": ["a", "b"]}])
+@pytest.mark.parametrize("data", ["a.xyz", ["a.xyz", "b.xyz"]])
+def test_a_record_names_one_file_or_several(data, tmp_path):
+    out = tmp_path / "run"
+    create_run(out, Config(), seed=0, data_fingerprint="", metadata={METADATA_KEY: {"data": data, "valid": "3"}})
+    assert settle(Fit(("a.xyz", "b.xyz"), str(out), resume=True)).data_options["valid"] == "3"
+
+
+@pytest.mark.parametrize("options", ["valid", {"valid": 3}, {"test": ["a", "b"]}, {"data": 3}, {"data": ["a", 3]}])
 def test_a_record_of_a_stranger_is_refused(options, tmp_path):
     out = tmp_path / "run"
     create_run(out, Config(), seed=0, data_fingerprint="", metadata={METADATA_KEY: options})

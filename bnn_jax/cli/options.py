@@ -45,7 +45,7 @@ def settle(command: Fit) -> Settled:
         config = resumed_config(command, run)
         seed = _unchanged("--seed", command.seed, run.record["seed"], out)
         stored = run.record["metadata"].get(METADATA_KEY, {})
-        if not isinstance(stored, dict) or not all(isinstance(value, str | bool | None) for value in stored.values()):
+        if not _is_record(stored):
             raise InputError(f"{out / 'run.json'} is damaged; restore it from a copy or start a new run.")
         options = {
             name: _unchanged(f"--{name.replace('_', '-')}", value, stored[name], out) if name in stored else value
@@ -57,6 +57,20 @@ def settle(command: Fit) -> Settled:
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"{out} is a file; choose another --out for the run folder.")
     return Settled(build_config(command, None), command.seed or 0, asked, None)
+
+
+def _is_record(stored: Any) -> bool:
+    """Whether this is what ``fit`` writes of its options: ``data``, of earlier versions one name, and plain values."""
+    if not isinstance(stored, dict):
+        return False
+    data = stored.get("data", "")
+    files = [data] if isinstance(data, str) else data
+    options = [value for name, value in stored.items() if name != "data"]
+    return (
+        isinstance(files, list)
+        and all(isinstance(file, str) for file in files)
+        and all(isinstance(value, str | bool | None) for value in options)
+    )
 
 
 def _unchanged(flag: str, given: Any, stored: Any, out: Path) -> Any:
