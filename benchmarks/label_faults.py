@@ -87,7 +87,7 @@ def families(folder: Path) -> Iterator[tuple[str, str, Callable[[], Dataset]]]:
 PERIODIC = ("carbon_gap17", "silica_zeolite", "water_pbe0", "water_rpbe_d3_n2p2", "cg_water_derived", "cg_water_n2p2")
 
 
-def is_found(data: Dataset) -> str | None:
+def complaint(data: Dataset) -> str | None:
     """What the checks say of a data set."""
     numbers = np.arange(len(data))
     try:
@@ -114,7 +114,7 @@ def run(folder: Path, seeds: int) -> str:
     for kind, name, load in tqdm(sets):
         data = load()
         started = time.perf_counter()
-        whole = is_found(data)
+        whole = complaint(data)
         seconds.append((time.perf_counter() - started, name, len(data)))
         num_checked += 1
         alarms += [f"{name}, all {len(data)}: {whole}"] if whole else []
@@ -123,12 +123,12 @@ def run(folder: Path, seeds: int) -> str:
                 continue
             for seed in range(seeds):
                 part = data.take(np.random.default_rng(seed).permutation(len(data))[:size])
-                said = is_found(part)
+                said = complaint(part)
                 num_checked += 1
                 alarms += [f"{name}, {size} of seed {seed}: {said}"] if said else []
                 for fault, spoil in FAULTS.items():
                     if applies(fault, part):
-                        found[kind, fault, size].append(is_found(spoil(part)) is not None)
+                        found[kind, fault, size].append(complaint(spoil(part)) is not None)
     slowest = max(seconds)
     lines = [
         f"False alarms: {len(alarms)} of {num_checked} checks ({len(sets)} whole sets, and {seeds} random parts of"

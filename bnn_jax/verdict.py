@@ -158,9 +158,9 @@ def _slopes(predictive: Predictive, held_out: Dataset) -> list[Finding]:
         if num_free < MIN_DRAWS or not (squares > 0 and label.any()):
             continue
         slope, correlation = product / squares, product / np.sqrt(squares * np.sum(label**2))
-        error = np.sqrt(max(1 / correlation**2 - 1, 0.0) / num_free)  # of the slope, relative to it
-        surely = slope * (1 - 3 * error), slope * (1 + 3 * error)
-        if error < 1 / 3 and (max(surely) < 1 / MAX_SLOPE or min(surely) > MAX_SLOPE):
+        error = np.sqrt(max(1 - correlation**2, 0.0) / num_free) * np.sqrt(np.sum(label**2) / squares)  # of the slope
+        surely = slope - 3 * error, slope + 3 * error
+        if 3 * error < abs(slope) and (surely[1] < 1 / MAX_SLOPE or surely[0] > MAX_SLOPE):
             wrong.append(
                 f"the {name} of the validation set are {slope:.2g} times the predicted ones (correlation"
                 f" {correlation:.2f})"

@@ -68,7 +68,7 @@ class Dataset:
             InputError: as that function, with the structure's index.
         """
         keys = Keys(energy_key, forces_key, stress_key)
-        choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels, use_labels)
+        choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
         frames = (
             (i, frame_from_atoms(atoms, f"structures, frame {i}", keys, use_labels))
             for i, atoms in enumerate(structures)

@@ -61,5 +61,5 @@ def read_file(
         raise InputError(f"File {path} is empty; fetch it again.")
     units = npz_units(path) if path.suffix == ".npz" else ("eV", "Angstrom")
     keys = Keys(energy_key, forces_key, stress_key)
-    choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels, use_labels)
+    choices = Choices(keys, energy_unit, length_unit, stress_unit, require_labels, allow_missing_labels)
     return Dataset.from_frames(read_frames(path, index, keys, use_labels), str(path), choices, units)

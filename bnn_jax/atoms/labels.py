@@ -42,7 +42,6 @@ class Choices(NamedTuple):
     stress_unit: str | None = None
     require_labels: bool = False
     allow_missing_labels: bool = False
-    use_labels: bool = True
 
 
 class Frame(NamedTuple):

@@ -8,13 +8,12 @@ neighbours, and their angles, as in the diagonal of a power spectrum.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import ase.geometry
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
-from vesin import NeighborList
 
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.neighbors import neighbor_list
 
 CUTOFF, NEAREST = 5.0, 0.6
 """In Angstrom, of the radial functions."""
@@ -91,14 +90,13 @@ def _terms(
 
 def _pairs(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both ends of each pair, once, and the vector from the first to the second."""
-    finder = NeighborList(cutoff=CUTOFF, full_list=False, sorted=True, n_threads=1)
     ends, vectors = [np.zeros((0, 2), int)], [np.zeros((0, 3))]
     for i, start in enumerate(dataset.offsets[:-1]):
-        points, pbc = dataset.positions[start : dataset.offsets[i + 1]], dataset.pbc[i]
-        box = ase.geometry.complete_cell(dataset.cell[i]) if pbc.any() else np.eye(3)
-        pairs, vector = finder.compute(points, box, pbc, "PD")
-        ends.append(pairs.astype(int) + start)
-        vectors.append(vector)
+        points, cell = dataset.positions[start : dataset.offsets[i + 1]], dataset.cell[i]
+        edges = neighbor_list(points, cell, dataset.pbc[i], CUTOFF)
+        senders, receivers, shifts = (edge[::2] for edge in edges)  # each pair is there in both directions
+        ends.append(np.stack([receivers, senders], axis=1) + start)
+        vectors.append(points[senders] + shifts @ cell - points[receivers])
     ends = np.concatenate(ends)
     return ends[:, 0], ends[:, 1], np.concatenate(vectors)
 

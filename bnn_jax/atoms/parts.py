@@ -26,14 +26,7 @@ def check_parts(train: Dataset, others: Mapping[str, Dataset], allow_missing_lab
         for name, part in {"train": train, **others}.items():
             numbers = np.arange(len(part))
             check_complete(part.energy, part.forces, part.stress, part.num_atoms, part.pbc, numbers, f"{name} set")
-    for name, part in others.items():
-        unknown = sorted(set(part.species) - set(train.species))
-        if unknown:
-            structure = part.structure_index[part.numbers == unknown[0]][0]
-            raise InputError(
-                f"Structure {structure} of the {name} set holds {chemical_symbols[unknown[0]]}, which no training"
-                " structure has; remove it, or train on data with that element."
-            )
+    check_elements(train, others)
     hashes = train.hashes()
     _, first = np.unique(hashes, return_index=True)
     repeats = np.setdiff1d(np.arange(len(hashes)), first)
@@ -48,6 +41,26 @@ def check_parts(train: Dataset, others: Mapping[str, Dataset], allow_missing_lab
             _warn(
                 f"{len(shared)} of {len(part)} structures of the {name} set are training structures too (first:"
                 f" structure {shared[0]}), so that its errors come out too small; remove them from one of the sets."
+            )
+
+
+def check_elements(train: Dataset, others: Mapping[str, Dataset]) -> None:
+    """Refuse sets with elements that the training set lacks.
+
+    Args:
+        train: training set.
+        others: by name.
+
+    Raises:
+        InputError: with the first structure that has one.
+    """
+    for name, part in others.items():
+        unknown = sorted(set(part.species) - set(train.species))
+        if unknown:
+            structure = part.structure_index[part.numbers == unknown[0]][0]
+            raise InputError(
+                f"Structure {structure} of the {name} set holds {chemical_symbols[unknown[0]]}, which no training"
+                " structure has; remove it, or train on data with that element."
             )
 
 

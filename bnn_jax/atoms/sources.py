@@ -15,7 +15,7 @@ import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -74,12 +74,13 @@ def load(source: Structures, *, registry: Sequence[Source] = SOURCES, **keys: An
 
     Raises:
         InputError: there is neither such a file nor such a name, the download fails, a file is not what was
-            recorded of it, its content cannot be used, or ``source`` is something else.
+            recorded of it, its content cannot be used, a key means nothing for it, or ``source`` is something else.
     """
     if isinstance(source, Dataset):
+        _refuse(keys.keys() - {"use_labels"}, "a data set, which was read already")
         return source
     if isinstance(source, ase.Atoms):
-        return Dataset.from_atoms([source], **keys)
+        source = [source]
     if isinstance(source, str | os.PathLike):
         return _of_files(_files(source, registry), registry, keys)
     if not isinstance(source, Iterable):
@@ -89,6 +90,7 @@ def load(source: Structures, *, registry: Sequence[Source] = SOURCES, **keys: An
         raise InputError(f"There is no structure; {_WAYS_IN}.")
     structures = [item for item in items if isinstance(item, ase.Atoms)]
     if len(structures) == len(items):
+        _refuse(keys.keys() & {"index"}, "ASE structures (slice them instead)")
         return Dataset.from_atoms(structures, **keys)
     paths = [item for item in items if isinstance(item, str | os.PathLike)]
     if len(paths) < len(items):
@@ -143,6 +145,11 @@ def _one(name: str, registry: Sequence[Source], keys: dict[str, Any]) -> Dataset
         with importlib.resources.as_file(resource) as packaged:
             return read_file(packaged, **keys)
     return read_file(fetch(source), **keys)
+
+
+def _refuse(keys: Collection[str], what: str) -> None:
+    if keys:
+        raise InputError(f"{', '.join(sorted(keys))} cannot be given beside {what}; leave it out.")
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, pack
 from bnn_jax.atoms.isolation import warn_of_isolated_atoms
+from bnn_jax.atoms.parts import check_elements
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.config import Config
 from bnn_jax.methods.base import fill_model_config
@@ -36,11 +37,7 @@ def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
     """
     if not np.isfinite(train.energy).any() and not np.isfinite(train.forces).any():
         raise InputError("The training set has no energy and no forces; give labelled structures or name their keys.")
-    if valid is not None and (unknown := set(valid.species) - set(train.species)):
-        raise InputError(
-            f"The validation set has atomic numbers {sorted(unknown)} that the training set lacks;"
-            " split them differently."
-        )
+    check_elements(train, {} if valid is None else {"valid": valid})
     statistics = train.statistics(config.model.cutoff)
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     packed = pack(train, config.model.cutoff, statistics.species, statistics.shifts)

@@ -128,6 +128,13 @@ def test_anything_else_is_one_sentence(name):
         load(source)
 
 
+def test_keys_that_mean_nothing_are_refused():
+    with pytest.raises(InputError, match="energy_unit, index cannot be given beside a data set, which was read"):
+        bnn_jax.load(WHOLE, energy_unit="Hartree", index=":2")
+    with pytest.raises(InputError, match=r"index cannot be given beside ASE structures \(slice them instead\); leave"):
+        bnn_jax.load(SERIES[0], index=":2")
+
+
 def test_an_index_is_given_once():
     with pytest.raises(InputError, match="Index ':2' is given beside that of ammonia; leave one out"):
         bnn_jax.load("ammonia@:3", index=":2")
