@@ -6,16 +6,16 @@ minus one, a stress in GPa at 160.2. Energies at two levels of theory are fitted
 groups of structures. What a linear potential does not describe at all is not judged.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.energies import CURE
 from bnn_jax.atoms.labels import Choices
+from bnn_jax.atoms.least_squares import NUM_FOLDS, Gram, Rows, errors, fit, gram_of, others_of
 from bnn_jax.atoms.linear import design
 from bnn_jax.types import InputError
 from bnn_jax.units import (
@@ -28,9 +28,6 @@ from bnn_jax.units import (
 
 MIN_STRUCTURES, MAX_STRUCTURES, MAX_ATOMS = 10, 100, 4000
 """Drawn from a data set."""
-NUM_FOLDS = 4
-RIDGE = 1e-6
-"""Of coefficients that are scaled to one unit each."""
 MAX_ERROR = 0.7
 """Squared error of labels that are called explained, relative to their variance."""
 TOLERANCE = 3.2
@@ -41,8 +38,6 @@ MIN_RATIO = 20.0
 """Of the mean square of what is unexplained without two groups and with them."""
 MIN_EVIDENCE, FEW_STRUCTURES = 0.4, 20.0
 """See :func:`min_evidence`."""
-NEGLIGIBLE = 1e-6
-"""In eV and Angstrom: labels that differ by no more, root mean square, tell nothing."""
 FACTORS = np.concatenate([sign * 10.0 ** np.linspace(-7, 7, 281) for sign in (1, -1)])
 ENERGY_OVER_FORCES = {
     "energies in Hartree beside forces in eV/Angstrom": 1 / EV_PER_HARTREE,
@@ -55,43 +50,6 @@ ENERGY_OVER_FORCES = {
     "energies in eV beside forces in meV/Angstrom": 1e-3,
 }
 """Energies over what forces imply, by the units that would make them so."""
-
-
-class Rows(NamedTuple):
-    """A label as a linear function of the coefficients."""
-
-    rows: Float[np.ndarray, "value coefficient"]
-    values: Float[np.ndarray, " value"]
-    folds: Int[np.ndarray, " value"]
-
-    def without(self, nuisance: Float[np.ndarray, "value column"]) -> "Rows":
-        """What linear combinations of the nuisance do not explain: sums of atomic energies, a constant pressure."""
-        if not len(self.values):
-            return self
-        basis = scipy.linalg.orth(nuisance)
-        return self._replace(
-            rows=self.rows - basis @ (basis.T @ self.rows), values=self.values - basis @ (basis.T @ self.values)
-        )
-
-
-class Gram(NamedTuple):
-    """Normal equations of a label in each fold; the squares of the values of all folds add up to one."""
-
-    matrix: Float[np.ndarray, "fold coefficient coefficient"]
-    vector: Float[np.ndarray, "fold coefficient"]
-    square: Float[np.ndarray, " fold"]
-
-    @classmethod
-    def mean(cls, grams: Sequence["Gram"]) -> Self:
-        """Of several labels, each with the same weight."""
-        return cls(*(np.mean(parts, axis=0) for parts in zip(*grams, strict=True)))
-
-    def error(
-        self, fold: int, coefficients: Float[np.ndarray, "factor coefficient"], factors: np.ndarray | float
-    ) -> Float[np.ndarray, " factor"]:
-        """Squared error in a fold of what the coefficients predict, times a factor."""
-        quadratic = np.einsum("fc,fc->f", coefficients @ self.matrix[fold], coefficients)
-        return self.square[fold] - 2 * factors * (coefficients @ self.vector[fold]) + factors**2 * quadratic
 
 
 class Fault(NamedTuple):
@@ -187,25 +145,6 @@ def find_fault(believed: Gram, asked: Gram) -> Fault:
     return Fault(float(FACTORS[best]), float(score[is_one].min() - score[best]))
 
 
-def errors(
-    believed: Gram, asked: Gram, factors: Float[np.ndarray, " factor"]
-) -> tuple[Float[np.ndarray, " factor"], Float[np.ndarray, " factor"]]:
-    """Cross-validated squared errors of labels that are believed, and of others that are divided by each factor.
-
-    Both are relative to the squares of the labels.
-    """
-    wrong_believed, wrong_asked = np.zeros((2, len(factors)))
-    for fold in range(NUM_FOLDS):
-        # With both matrices diagonal, a factor costs no more than a product.
-        values, vectors = scipy.linalg.eigh(_others(asked.matrix, fold), _with_ridge(_others(believed.matrix, fold)))
-        projected = [vectors.T @ _others(gram.vector, fold) for gram in (believed, asked)]
-        shrunk = (projected[0] + factors[:, None] * projected[1]) / (1 + factors[:, None] ** 2 * np.maximum(values, 0))
-        coefficients = shrunk @ vectors.T
-        wrong_believed += believed.error(fold, coefficients, 1.0)
-        wrong_asked += asked.error(fold, coefficients, factors)
-    return wrong_believed, wrong_asked
-
-
 def find_groups(
     forces: Gram, energies: Rows, composition: Int[np.ndarray, "structure species"], num_passes: int = 3
 ) -> Groups | None:
@@ -251,13 +190,13 @@ def _above_the_gap(values: Float[np.ndarray, " structure"]) -> Bool[np.ndarray, 
 
 def _residuals(forces: Gram, energies: Rows) -> tuple[Float[np.ndarray, " structure"], float]:
     """Of energies, by coefficients fitted to forces and energies of the other folds, and the error of the forces."""
-    gram = _gram(energies)
+    gram = gram_of(energies)
     if gram is None:
         return energies.values, 0.0
     residuals, wrong_forces = energies.values.copy(), 0.0
     both = Gram.mean([forces, gram])
     for fold in range(NUM_FOLDS):
-        coefficients = _fit(_others(both.matrix, fold), _others(both.vector, fold))
+        coefficients = fit(others_of(both.matrix, fold), others_of(both.vector, fold))
         here = energies.folds == fold
         residuals[here] -= energies.rows[here] @ coefficients
         wrong_forces += float(forces.error(fold, coefficients[None], 1.0)[0])
@@ -266,26 +205,13 @@ def _residuals(forces: Gram, energies: Rows) -> tuple[Float[np.ndarray, " struct
 
 def _offset(forces: Gram, energies: Rows, nuisance: Float[np.ndarray, "structure column"]) -> float:
     """What the last column of the nuisance adds to the energies, in eV."""
-    gram = _gram(energies.without(nuisance))
+    gram = gram_of(energies.without(nuisance))
     if gram is None:
         return 0.0
     both = Gram.mean([forces, gram])
-    coefficients = _fit(both.matrix.sum(axis=0), both.vector.sum(axis=0))
+    coefficients = fit(both.matrix.sum(axis=0), both.vector.sum(axis=0))
     rest = energies.values - energies.rows @ coefficients
     return float(np.linalg.lstsq(nuisance, rest, rcond=None)[0][-1])
-
-
-def _fit(matrix: Float[np.ndarray, "coefficient coefficient"], vector: Float[np.ndarray, " coefficient"]) -> np.ndarray:
-    return scipy.linalg.solve(_with_ridge(matrix), vector, assume_a="pos")
-
-
-def _with_ridge(matrix: Float[np.ndarray, "coefficient coefficient"]) -> np.ndarray:
-    scales = np.diag(matrix) + 1e-6 * np.diag(matrix).max()
-    return matrix + np.diag(RIDGE * len(matrix) * scales)
-
-
-def _others(parts: Float[np.ndarray, "fold ..."], fold: int) -> np.ndarray:
-    return np.delete(parts, fold, axis=0).sum(axis=0)
 
 
 def _labels(dataset: Dataset) -> dict[str, Rows]:
@@ -326,21 +252,8 @@ def _grams(labels: Mapping[str, Rows], dataset: Dataset) -> dict[str, Gram]:
         "energy": len(labels["energy"].values),
         "stress": len(labels["stress"].values) // 9,
     }
-    grams = {name: _gram(label) for name, label in reduced.items() if num_structures[name] >= MIN_STRUCTURES}
+    grams = {name: gram_of(label) for name, label in reduced.items() if num_structures[name] >= MIN_STRUCTURES}
     return {name: gram for name, gram in grams.items() if gram is not None}
-
-
-def _gram(label: Rows) -> Gram | None:
-    """None of a label that not every fold has, or that is the same everywhere."""
-    total = np.sum(label.values**2)
-    if len(np.unique(label.folds)) < NUM_FOLDS or total <= NEGLIGIBLE**2 * len(label.values):
-        return None
-    parts = [(label.rows[label.folds == fold], label.values[label.folds == fold]) for fold in range(NUM_FOLDS)]
-    return Gram(
-        np.stack([rows.T @ rows for rows, _ in parts]) / total,
-        np.stack([rows.T @ values for rows, values in parts]) / total,
-        np.stack([values @ values for _, values in parts]) / total,
-    )
 
 
 def _stress_sentence(factor: float, volume: float) -> str:

@@ -8,8 +8,9 @@ import pytest
 from systems import ammonia, ethanol, labelled, labelled_series, rattled, sodium_chloride, strained_copper
 
 from bnn_jax.atoms import Dataset, read_file
-from bnn_jax.atoms.contradictions import Gram, check_contradictions, errors, find_fault
+from bnn_jax.atoms.contradictions import check_contradictions, find_fault
 from bnn_jax.atoms.labels import Choices
+from bnn_jax.atoms.least_squares import Gram, errors
 from bnn_jax.types import InputError
 from bnn_jax.units import EV_PER_HARTREE, EV_PER_KCAL_PER_MOL, GPA_PER_EV_PER_ANGSTROM3, STRESS_UNITS_EV_PER_ANGSTROM3
 
