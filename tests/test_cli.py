@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_resume_of_a_finished_run_makes_what_is_missing_and_only_that(run, files
         (["--seed", "4"], r"--seed 4 would change .*first, begun with 3; leave it out"),
         (["--valid", "5"], r"--valid 5 would change .*first, begun with 4; leave it out"),
         (["--energy-key", "E"], r"--energy-key E would change .*first, begun without it; leave it out"),
-        (["--samples", "9"], r"sampler\.num_samples is 4 in .*first and the options make it 9; leave them out"),
+        (["--samples", "3"], r"sampler\.num_samples is 4 in .*first and the options make it 3; leave them out"),
         (["--preset", "tiny"], r"model\.num_blocks is 1 in .*first and the options make it 2"),
     ],
 )
@@ -162,6 +163,25 @@ def test_resume_refuses_flags_that_would_change_the_run(run, files, capsys, flag
     assert main(["fit", files["train"], "--out", str(run), "--resume", *flags]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert contents(run) == before
+
+
+def test_resume_with_more_samples_and_chains_extends_the_run(run, files, tmp_path, capsys):
+    extended, planned = tmp_path / "extended", tmp_path / "planned"
+    shutil.copytree(run, extended)
+    assert main(["fit", files["train"], "--out", str(extended), "--resume", "--samples", "5", "--chains", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"extending {extended}: train 16" in said and f"{extended}: 10 samples in posterior.safetensors" in said
+    anew = ["fit", files["train"], "--out", str(planned), "--valid", "4", "--test", files["test"], "--seed", "3"]
+    more = ["--set", "sampler.chains_at_once=1", "--samples", "5", "--chains", "2"]
+    assert main([*anew, *SETTINGS, *more]) == 0
+    one, other = contents(extended), contents(planned)
+    assert one["posterior.safetensors"] == other["posterior.safetensors"]
+    assert one["diagnostics.json"] == other["diagnostics.json"]
+    assert json.loads(one["metrics.json"])["num_samples"] == 10
+    assert {name for name in one if name.endswith(".png")} == {name for name in other if name.endswith(".png")}
+    capsys.readouterr()
+    assert main(["fit", files["train"], "--out", str(extended), "--resume"]) == 0
+    assert "extended has finished" in capsys.readouterr().out
 
 
 def test_resume_takes_the_same_flags_again(run, files):

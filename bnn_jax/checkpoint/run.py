@@ -10,18 +10,18 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from bnn_jax.checkpoint.files import PARTIAL_SUFFIX, DamagedFileError, file_error, read_bytes, write_text_atomic
-from bnn_jax.checkpoint.tree import load_tree, save_tree
+from bnn_jax.checkpoint.tree import load_tree, read_metadata, save_tree
 from bnn_jax.config import Config
 from bnn_jax.types import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the layout of a run folder; raised when older code could not read what newer code writes."""
 NUM_CHECKPOINTS_KEPT = 2
 LOCK_FILE = ".lock"
@@ -116,6 +116,7 @@ def open_run(path: str | Path) -> RunFolder:
             raise ValueError("too large")
         record = json.loads(read_bytes(path / "run.json"))
         version, config_sha256 = record["format_version"], record["config_sha256"]
+        config_sha256_before = record.get("config_sha256_before")
         versions = record["versions"]
         kinds = {"versions": dict, "environment": dict, "metadata": dict, "seed": int, "data_fingerprint": str}
         if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
@@ -128,15 +129,45 @@ def open_run(path: str | Path) -> RunFolder:
             f"{path} has run format {version!s:.20} (bnn_jax {writer}) and this version reads format {FORMAT_VERSION};"
             " use the version that wrote it, or start a new run."
         )
-    if hashlib.sha256(read_bytes(path / "config.yaml")).hexdigest() != config_sha256:
+    if hashlib.sha256(read_bytes(path / "config.yaml")).hexdigest() not in (config_sha256, config_sha256_before):
         raise DamagedFileError(
             f"{path / 'config.yaml'} is not as the run wrote it; undo the change, or start a new run with --config."
         )
     return RunFolder(path, Config.from_yaml(path / "config.yaml"), record)
 
 
-def save_checkpoint(run: RunFolder, step: int, tree: Any) -> Path:
+def extend_run(run: RunFolder, config: Config) -> RunFolder:
+    """Write the configuration of a longer run into a run folder, which is the same run from then on.
+
+    Killed in between, the folder is the run that it was.
+
+    Args:
+        run: to be extended.
+        config: of the longer run.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    config_text = config.to_yaml()
+    said = {"command": shlex.join(sys.argv), "versions": _versions(), "environment": environment()}
+    record = run.record | {
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
+        "config_sha256_before": hashlib.sha256(read_bytes(run.path / "config.yaml")).hexdigest(),
+        "extensions": [*run.record.get("extensions", []), said],
+    }
+    write_text_atomic(run.path / "run.json", json.dumps(record, indent=2) + "\n")  # first: it knows both
+    write_text_atomic(run.path / "config.yaml", config_text)
+    return RunFolder(run.path, config, record)
+
+
+def save_checkpoint(run: RunFolder, step: int, tree: Any, metadata: Mapping[str, str] | None = None) -> Path:
     """Write ``checkpoint-<step>.safetensors`` and keep only it and the one before; the path is returned.
+
+    Args:
+        run: that it is of.
+        step: of the run.
+        tree: to save.
+        metadata: short texts that say what shapes it has.
 
     A run has one writer: temporary files that an earlier, killed one left behind are removed, and so are checkpoints
     of later steps, which belong to what the run has gone back from.
@@ -147,7 +178,7 @@ def save_checkpoint(run: RunFolder, step: int, tree: Any) -> Path:
     path = run.path / f"checkpoint-{step}.safetensors"
     for partial in run.path.glob(f".*{PARTIAL_SUFFIX}"):  # first, since they may be what fills the disk
         partial.unlink(missing_ok=True)
-    save_tree(path, tree, {"step": str(step)})
+    save_tree(path, tree, {"step": str(step)} | dict(metadata or {}))
     steps = _checkpoint_steps(run.path)
     kept = [each for each in steps if each <= step][-NUM_CHECKPOINTS_KEPT:]
     for each in set(steps) - set(kept):
@@ -160,21 +191,22 @@ def has_checkpoint(run: RunFolder) -> bool:
     return bool(_checkpoint_steps(run.path))
 
 
-def latest_checkpoint(run: RunFolder, like: Any) -> tuple[int, Any]:
+def latest_checkpoint(run: RunFolder, like_fn: Callable[[Mapping[str, str]], Any]) -> tuple[int, Any]:
     """Step and tree of the newest sound checkpoint; a damaged one is passed over with a warning in the log.
 
     Args:
         run: the run to continue.
-        like: a tree of the structure that was saved, as :func:`load_tree` takes it.
+        like_fn: of the metadata of a checkpoint, gives a tree of the structure that was saved, as :func:`load_tree`
+            takes it.
 
     Raises:
-        InputError: there is no sound checkpoint, or it does not fit ``like``.
+        InputError: there is no sound checkpoint, or it does not fit that tree.
     """
     steps = _checkpoint_steps(run.path)
     for step in reversed(steps):
         path = run.path / f"checkpoint-{step}.safetensors"
         try:
-            return step, load_tree(path, like)
+            return step, load_tree(path, like_fn(read_metadata(path)))
         except DamagedFileError as error:
             _log.warning("%s Falling back to the checkpoint before it.", error)
     if steps:

@@ -59,9 +59,9 @@ class Fit:
     """Uncertainty method, short for --set method=NAME: sghmc (if not given), ensemble, dropout, mean_variance,
     evidential, mixture or laplace."""
     chains: Annotated[int | None, arg(metavar="C", help_behavior_hint=QUIET)] = None
-    """Number of chains, short for --set sampler.num_chains=C."""
+    """Number of chains, short for --set sampler.num_chains=C; with --resume more of them extend the run."""
     samples: Annotated[int | None, arg(metavar="K", help_behavior_hint=QUIET)] = None
-    """Samples of each chain, short for --set sampler.num_samples=K."""
+    """Samples of each chain, short for --set sampler.num_samples=K; with --resume more of them extend the run."""
     valid: Annotated[str | None, arg(metavar="FRACTION|COUNT|PATH", help_behavior_hint=QUIET)] = None
     """Validation set: a part of DATA (0 for none), or a file; a tenth of DATA if not given."""
     test: Annotated[str | None, arg(metavar="PATH|COUNT", help_behavior_hint=QUIET)] = None
@@ -69,7 +69,8 @@ class Fit:
     seed: Annotated[int | None, arg(metavar="S", help_behavior_hint=QUIET)] = None
     """Seed of the split and of all that is random in the run; 0 if not given."""
     resume: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
-    """Continue the run in RUN with the configuration stored there, as if it had not stopped."""
+    """Continue the run in RUN with the configuration stored there, as if it had not stopped; with more --samples or
+    --chains also one that has finished, as if it had been planned so."""
     on_divergence: Annotated[Literal["stop", "halve-step"], arg(help_behavior_hint=QUIET)] = "stop"
     """What to do with a chain that diverges: leave it out (stop), or repeat with half its step size (halve-step)."""
     devices_per_chain: Annotated[int, arg(metavar="D", help_behavior_hint=QUIET)] = 1

@@ -11,7 +11,7 @@ from bnn_jax.atoms.parts import check_parts
 from bnn_jax.atoms.sources import load
 from bnn_jax.cli.commands import Fit
 from bnn_jax.cli.evaluate import given
-from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, settle
+from bnn_jax.cli.options import DEFAULT_VALID, METADATA_KEY, Settled, settle
 from bnn_jax.devices import is_first, wait_for_all
 from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
@@ -42,14 +42,14 @@ def run(command: Fit) -> Posterior:
     others = {name: part for name, part in (("valid", parts.valid), ("test", parts.test)) if part is not None}
     check_parts(parts.train, others, allow_missing_labels=True)  # files with gaps are read with consent only
     out = Path(command.out)
-    if settled.run is not None and (out / POSTERIOR_FILE).exists():
-        if settled.run.record["data_fingerprint"] != parts.train.fingerprint():
+    posterior = _finished(out, settled)
+    if posterior is not None:
+        if settled.run is not None and settled.run.record["data_fingerprint"] != parts.train.fingerprint():
             raise InputError(f"{out} was sampled on other training data; give the same data or choose another --out.")
         print(f"{out} has finished; only what is missing of its report is made.")
-        posterior = Posterior.load(out)
     else:
         if is_first():
-            print(f"{'continuing' if settled.run else 'fitting'} {out}: {_sizes(parts)}", flush=True)
+            print(f"{_doing(settled)} {out}: {_sizes(parts)}", flush=True)
         posterior = api.fit(
             parts.train,
             parts.valid,
@@ -121,6 +121,20 @@ def _part_size(option: str, size: int, name: str) -> int | None:
     return int(number)
 
 
+def _finished(out: Path, settled: Settled) -> Posterior | None:
+    """The posterior of the run in the folder, where that has all the samples that are asked for."""
+    if settled.run is None or not (out / POSTERIOR_FILE).exists():
+        return None
+    posterior = Posterior.load(out)
+    return posterior if posterior.config == settled.config else None
+
+
+def _doing(settled: Settled) -> str:
+    if settled.run is None:
+        return "fitting"
+    return "continuing" if settled.run.config == settled.config else "extending"
+
+
 def _sizes(parts: Parts) -> str:
     return (
         ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items() if part is not None) + " structures"
@@ -145,7 +159,7 @@ def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> N
     print(f"{out}: {posterior.num_samples} samples in {POSTERIOR_FILE}, plots in {out / 'plots'}.")
 
 
-def _numbers(entries: dict) -> dict[str, float]:
+def _numbers(entries: dict) -> dict[str, int | float]:
     """What is a number in a JSON file of the report, where null stands for NaN."""
     return {
         key: float("nan") if value is None else value

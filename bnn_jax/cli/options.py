@@ -10,6 +10,7 @@ from bnn_jax import strict_yaml
 from bnn_jax.checkpoint import RunFolder, is_leftover, open_run
 from bnn_jax.cli.commands import Fit
 from bnn_jax.config import Config, ModelConfig, PresetName
+from bnn_jax.methods.sghmc import extended_config, is_extension
 from bnn_jax.types import InputError
 
 DEFAULT_VALID = "0.1"
@@ -25,7 +26,7 @@ class Settled(NamedTuple):
     data_options: dict[str, str | bool | None]
     """``valid``, ``test``, and what was said of the labels; None where nothing was."""
     run: RunFolder | None
-    """The run to continue."""
+    """The run to continue, or to extend where its configuration is smaller."""
 
 
 def settle(command: Fit) -> Settled:
@@ -137,20 +138,22 @@ def _override(values: dict[str, Any], item: str) -> None:
 
 
 def resumed_config(command: Fit, run: RunFolder) -> Config:
-    """The run's configuration, provided that no option asks for another.
+    """The run's configuration, extended where more samples or chains are asked for.
 
     Args:
         command: as typed.
         run: the run to continue.
 
     Raises:
-        InputError: an option would change a value; the sentence names it.
+        InputError: an option would change another value; the sentence names it.
     """
     asked = build_config(command, run.config)
     measured = {name: getattr(run.config.model, name) for name in ("species", "avg_num_neighbors", "scale")}
     untouched = {name: getattr(ModelConfig(), name) for name in measured}
     if all(getattr(asked.model, name) == untouched[name] for name in measured):  # a fresh one, not yet filled in by fit
         asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, **measured))
+    if run.config.method == "sghmc" and is_extension(run.config, asked):
+        return extended_config(run.config, asked)
     if asked != run.config:
         wanted, stored = asked.to_dict(), run.config.to_dict()
         key, old, new = next((key, stored[key], new) for key, new in wanted.items() if stored[key] != new)

@@ -82,6 +82,8 @@ class SamplerConfig:
     num_samples: int = within(8, 1, 100_000)
     """Posterior samples of each chain."""
     num_chains: int = within(1, 1, 1024)
+    chains_at_once: int = within(0, 0, 1024)
+    """Chains that run side by side, in groups one after another; it divides ``num_chains``. 0 runs all together."""
     batch_size: int = within(10, 1, 100_000)
     alpha: float = positive(0.1, 1)
     """Friction."""
@@ -114,6 +116,11 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "sampler")
+        if self.chains_at_once and self.num_chains % self.chains_at_once:
+            raise InputError(
+                f"sampler.chains_at_once is {self.chains_at_once}, which does not divide sampler.num_chains"
+                f" {self.num_chains}; choose a multiple of {self.chains_at_once} chains."
+            )
 
 
 @dataclass(frozen=True)

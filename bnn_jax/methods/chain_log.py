@@ -12,6 +12,7 @@ from bnn_jax.config import SamplerConfig
 from bnn_jax.devices import whole
 from bnn_jax.methods.recorder import DivergenceError, Report
 from bnn_jax.sampling import chain, guard, schedule
+from bnn_jax.sampling.groups import RunProgress, group_size
 from bnn_jax.sampling.progress import Progress, Turn
 from bnn_jax.types import Params
 
@@ -21,13 +22,17 @@ ValidError = Callable[[Params], dict[str, np.ndarray]]
 
 
 def reports(
-    turns: Iterator[Turn], start: Progress, config: SamplerConfig, valid_error: ValidError, run: RunFolder | None
+    drive_fn: Callable[[int, Progress], Iterator[Turn]],
+    start: RunProgress,
+    config: SamplerConfig,
+    valid_error: ValidError,
+    run: RunFolder | None,
 ) -> Iterator[Report]:
-    """The turns of :func:`bnn_jax.sampling.progress.drive`, in words and numbers.
+    """One group of chains after another to its end (:func:`bnn_jax.sampling.progress.drive`), in words and numbers.
 
     Args:
-        turns: of the loop.
-        start: progress before the first of them.
+        drive_fn: of the number of a group and its progress, the loop from there on.
+        start: where the groups stand.
         config: the sampler's settings.
         valid_error: errors of each chain's position on the validation set, for the log.
         run: the folder of the run, if it has one.
@@ -36,38 +41,46 @@ def reports(
         DivergenceError: all chains were stopped.
     """
     progress = start
-    for turn in turns:
-        progress = turn.progress
-        rows = [_event(divergence, progress) for divergence in turn.divergences]
-        shown, is_sample = {}, False
-        if turn.row is not None:
-            # On one device: what is spread over several would make them wait for each other.
-            position = jax.device_get(whole(progress.states.sampler.position))
-            row = _log_row(progress, turn.row, valid_error(position))
-            shown = {"loss": f"{row['loss']:.2f}", "forces": f"{row.get('valid_forces_mae', np.nan):.4f}"}
-            is_sample = int(progress.step) in schedule.sample_steps(config)
-            rows.append(row)
-        is_milestone = is_sample or bool(turn.divergences)
-        yield Report(progress, rows, shown, is_milestone, is_sound=bool(progress.active.any()))
+    for index in range(len(start.groups)):
+        for turn in drive_fn(index, progress.groups[index]):
+            progress = progress.at(index, turn.progress)
+            yield _report(turn, index, progress, config, valid_error)
     if not progress.active.any():
         raise DivergenceError(_epitaph(progress, run))
 
 
-def _event(divergence: guard.Divergence, progress: Progress) -> dict[str, Any]:
+def _report(turn: Turn, index: int, progress: RunProgress, config: SamplerConfig, valid_error: ValidError) -> Report:
+    group, first_chain = turn.progress, index * group_size(config)
+    where = {"run_step": progress.step, "first_chain": first_chain, "num_events": progress.num_events}
+    rows = [_event(divergence, group, first_chain) | where for divergence in turn.divergences]
+    shown, is_sample = {}, False
+    if turn.row is not None:
+        # On one device: what is spread over several would make them wait for each other.
+        position = jax.device_get(whole(group.states.sampler.position))
+        row = _log_row(group, turn.row, valid_error(position)) | where
+        shown = {"loss": f"{row['loss']:.2f}", "forces": f"{row.get('valid_forces_mae', np.nan):.4f}"}
+        is_sample = int(group.step) in schedule.sample_steps(config)
+        rows.append(row)
+    is_milestone = is_sample or bool(turn.divergences)
+    return Report(progress, rows, shown, is_milestone, is_sound=bool(progress.active.any()))
+
+
+def _event(divergence: guard.Divergence, progress: Progress, first_chain: int) -> dict[str, Any]:
     """What was found, for people now and for the record."""
     stopped = not progress.active[divergence.chain]
     scale = 0.5 ** int(progress.num_halvings[divergence.chain])
     good = int(progress.good_states.step[divergence.chain])
     action = "it is stopped there" if stopped else f"it goes on from there with {scale:g} times the step size"
-    _log.warning("%s; its last sound state is that of step %d, and %s.", _sentence(divergence), good, action)
+    number = first_chain + divergence.chain
+    sentence = _sentence(divergence._replace(chain=number))
+    _log.warning("%s; its last sound state is that of step %d, and %s.", sentence, good, action)
     return {
         "event": "stop" if stopped else "halve-step",
         "step": good,
-        "chain": divergence.chain,
+        "chain": number,
         "found_at_step": divergence.step,
         "cause": guard.CAUSES[divergence.cause].text,
         "step_scale": scale,
-        "num_events": progress.num_events,
     }
 
 
@@ -75,9 +88,11 @@ def _sentence(divergence: guard.Divergence) -> str:
     return f"Chain {divergence.chain} diverged at step {divergence.step}: {guard.CAUSES[divergence.cause].text}"
 
 
-def _epitaph(progress: Progress, run: RunFolder | None) -> str:
-    last = int(np.argmax(progress.stopped_step))
-    found = guard.Divergence(last, int(progress.stopped_step[last]), int(progress.stopped_cause[last]))
+def _epitaph(progress: RunProgress, run: RunFolder | None) -> str:
+    group = progress.groups[-1]
+    last = int(np.argmax(group.stopped_step))
+    number = len(progress.active) - len(group.active) + last
+    found = guard.Divergence(number, int(group.stopped_step[last]), int(group.stopped_cause[last]))
     first_cure, second_cure = guard.CAUSES[found.cause].cures
     others = "" if len(progress.active) == 1 else f", the last of {len(progress.active)} chains to do so"
     kept = f" The last checkpoint in {run.path} is sound." if run is not None and has_checkpoint(run) else ""
@@ -100,5 +115,4 @@ def _log_row(progress: Progress, infos: chain.StepInfo, valid_error: dict[str, n
         "gradient_norm": float(infos.sghmc.grad_norm.mean()),
         "noise_scale": float(infos.sghmc.noise_scale[-1].mean()),
         "num_chains": int(progress.active.sum()),
-        "num_events": progress.num_events,
     }

@@ -1,7 +1,9 @@
 """What a run writes as it goes: log, checkpoints, progress bar; and how it goes on after a kill."""
 
 import contextlib
+import importlib.metadata
 import logging
+import operator
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from bnn_jax.checkpoint import (
     append_jsonl,
     create_run,
     environment,
+    extend_run,
     has_checkpoint,
     latest_checkpoint,
     locked,
@@ -71,9 +74,18 @@ class RunPlan(NamedTuple):
     out: Path | None
     metadata: Mapping[str, Any]
     """Further plain values for ``run.json``."""
+    extent: Mapping[str, str] = MappingProxyType({})
+    """What the shapes of its progress follow from, for the checkpoints of runs that can be extended."""
 
 
-def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) -> RunFolder | None:
+def find(
+    path: Path,
+    config: Config,
+    seed: int,
+    fingerprint: str,
+    resume: bool,
+    extends: Callable[[Config, Config], bool] = operator.eq,
+) -> RunFolder | None:
     """The run to continue, or None where a new one can be made; nothing is written.
 
     Args:
@@ -82,9 +94,10 @@ def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) 
         seed: of the run.
         fingerprint: of the training data.
         resume: whether a run that is there may be continued.
+        extends: whether a run of the first configuration can go on as one of the second.
 
     Raises:
-        InputError: the folder is occupied, or holds another run.
+        InputError: the folder is occupied, holds another run, or one to be extended that another version began.
     """
     if not (resume and (path / "run.json").exists()):
         refuse_occupied(path, config)
@@ -92,17 +105,34 @@ def find(path: Path, config: Config, seed: int, fingerprint: str, resume: bool) 
     run = open_run(path)
     if run.record["data_fingerprint"] != fingerprint:
         raise InputError(f"{path} was sampled on other training data; give the same data or choose another --out.")
-    if run.record["seed"] != seed or run.config != config:
+    if run.record["seed"] != seed or not extends(run.config, config):
         raise InputError(
             f"{path} has another seed or configuration; leave them out to resume, or choose another --out."
+        )
+    version, present = run.record["versions"].get("bnn_jax"), importlib.metadata.version("bnn_jax")
+    if run.config != config and version != present:
+        raise InputError(
+            f"{path} was begun with bnn_jax {version!s:.20} and this is {present}, whose samples may be others; extend"
+            " it with the version that began it, or choose another --out."
         )
     return run
 
 
-def restore(run: RunFolder, start: Any) -> Any:
+def restore(
+    run: RunFolder,
+    start: Any,
+    like_fn: Callable[[Mapping[str, str]], Any] | None = None,
+    extended_fn: Callable[[Any], Any] = lambda progress: progress,
+) -> Any:
     """The progress of the newest sound checkpoint, with the log cut back to it; ``start`` where there is none.
 
     Only the first process of a run touches the log.
+
+    Args:
+        run: to go on with.
+        start: progress before the first step.
+        like_fn: of the extent of a checkpoint, gives a progress of its shapes; those of ``start`` without it.
+        extended_fn: makes a progress of the run of it.
 
     Raises:
         InputError: no checkpoint is sound, or it does not fit the run.
@@ -111,17 +141,18 @@ def restore(run: RunFolder, start: Any) -> Any:
         if is_first():
             truncate_jsonl(run.path / LOG_FILE, lambda _: False)
         return start
-    step, progress = latest_checkpoint(run, start)
+    step, progress = latest_checkpoint(run, like_fn or (lambda _: start))
     if not is_first():
-        return progress
+        return extended_fn(progress)
     truncate_jsonl(
-        run.path / LOG_FILE, lambda row: row["step"] <= step and row.get("num_events", 0) <= progress.num_events
+        run.path / LOG_FILE,
+        lambda row: row.get("run_step", row["step"]) <= step and row.get("num_events", 0) <= progress.num_events,
     )
     here, there = environment(), run.record["environment"]
     differing = [f"{key} {here[key]} instead of {there.get(key)}" for key in here if here[key] != there.get(key)]
     kind = f"the same to rounding ({', '.join(differing)})" if differing else "the same bit for bit"
     _log.info("%s goes on from step %d: as if it had not stopped, %s.", run.path, step, kind)
-    return progress
+    return extended_fn(progress)
 
 
 def carry_out(
@@ -130,8 +161,10 @@ def carry_out(
     run: RunFolder | None,
     plan: RunPlan,
     show_progress: bool,
+    like_fn: Callable[[Mapping[str, str]], Any] | None = None,
+    extended_fn: Callable[[Any], Any] = lambda progress: progress,
 ) -> Any:
-    """Make or continue the folder of a run, and record the run to its end.
+    """Make, continue or extend the folder of a run, and record the run to its end.
 
     Args:
         start: progress before the first step.
@@ -139,6 +172,8 @@ def carry_out(
         run: the folder to continue, from :func:`find`.
         plan: what the run is.
         show_progress: show a progress bar on a terminal.
+        like_fn: as :func:`restore` takes it.
+        extended_fn: likewise.
 
     Returns:
         The last progress.
@@ -156,20 +191,20 @@ def carry_out(
         if run is not None:
             # Two checkpoints, the next one before it replaces the older, the posterior, and room for plots.
             require_room(run.path, 4 * tree_bytes(start) + 50_000_000, "The checkpoints of this run")
-            start = restore(run, start)
-        return record(
-            reports_fn(start, run), start, run if is_first() else None, plan.num_steps, show_progress and is_first()
-        )
+            if run.config != plan.config and is_first():
+                run = extend_run(run, plan.config)
+            start = restore(run, start, like_fn, extended_fn)
+        return record(reports_fn(start, run), start, run if is_first() else None, plan, show_progress and is_first())
 
 
-def record(reports: Iterator[Report], start: Any, run: RunFolder | None, num_steps: int, show_progress: bool) -> Any:
+def record(reports: Iterator[Report], start: Any, run: RunFolder | None, plan: RunPlan, show_progress: bool) -> Any:
     """Take what a loop reports to its end, and write what it gives.
 
     Args:
         reports: of the loop that began with ``start``.
         start: progress before the first report.
         run: folder to write log and checkpoints into; nothing is written without one.
-        num_steps: steps of the whole run.
+        plan: what the run is.
         show_progress: show a progress bar on a terminal.
 
     Returns:
@@ -183,7 +218,7 @@ def record(reports: Iterator[Report], start: Any, run: RunFolder | None, num_ste
     """
     progress, saved, leave = start, time.monotonic(), False
     bar = tqdm(
-        total=num_steps, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True
+        total=plan.num_steps, initial=int(start.step), unit="step", desc="fit", disable=None if show_progress else True
     )
     with bar, _signals_gathered() as arrived, losses_explained():
         for report in reports:
@@ -199,7 +234,7 @@ def record(reports: Iterator[Report], start: Any, run: RunFolder | None, num_ste
             if (report.is_milestone or leave or is_late) and report.is_sound:
                 everything = whole(progress)
                 if run is not None:
-                    save_checkpoint(run, int(progress.step), everything)
+                    save_checkpoint(run, int(progress.step), everything, plan.extent)
                 saved = time.monotonic()
             if leave:
                 break

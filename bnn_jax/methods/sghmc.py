@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_bound, batch_size_needed, gather_batch, pack
@@ -26,7 +26,8 @@ from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
 from bnn_jax.sampling import chain, guard, schedule
-from bnn_jax.sampling.progress import OnDivergence, Progress, begin, drive
+from bnn_jax.sampling.groups import RunProgress, cut, extended, group_size
+from bnn_jax.sampling.progress import OnDivergence, Progress, Turn, begin, drive
 from bnn_jax.types import InputError, Params, Potential, PRNGKey
 
 _LESS_MEMORY = "lower sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine"
@@ -55,7 +56,9 @@ def fit(
         config: the run's configuration.
         seed: that ``rng_key`` was made from, for the record.
         out: run folder for configuration, log and checkpoints; nothing is written without one.
-        resume: continue the run in ``out``, if there is one, bit for bit as if it had not stopped.
+        resume: continue the run in ``out``, if there is one, bit for bit as if it had not stopped. With more samples or
+            chains than it had it is extended (:func:`extended_config`): the samples so far stay as they are, and all
+            are those of a run that was planned so.
         progress: show a progress bar on a terminal.
         on_divergence: what to do with a chain that diverges: ``stop`` it at its last sound state and leave its samples
             out, or ``halve-step``: repeat from there with half its step size. Other chains are not touched.
@@ -74,39 +77,95 @@ def fit(
     valid_error = _valid_error(valid, config, statistics)
     fingerprint = train.fingerprint()
     out = None if out is None else Path(out)
-    run = None if out is None else recorder.find(out, config, seed, fingerprint, resume)
+    run = None if out is None else recorder.find(out, config, seed, fingerprint, resume, is_extension)
+    config = config if run is None else extended_config(run.config, config)
+    sampler = config.sampler
     require_memory(COMPILATION_BYTES, "the compilation of the network", _LESS_MEMORY)
-    chunk, plan, states = build_chains(rng_key, packed, config, devices_per_chain)
+    chunk, plan, starts = build_chains(rng_key, packed, config, devices_per_chain)
     data = chunk.place(packed)
-    longest_plan = np.zeros((config.sampler.log_every, *plan(0, 1).shape[1:]), np.int32)
-    lowered = chunk.lower(states, data, longest_plan)
+    longest_plan = np.zeros((sampler.log_every, *plan(0, 0, 1).shape[1:]), np.int32)
+    lowered = chunk.lower(starts[0], data, longest_plan)
     step_bytes = peak_bytes(lowered)
     require_memory(step_bytes, "a step of this network on batches of this size", _LESS_MEMORY)
-    start = begin(states, lowered.out_info[1], config.sampler)
-    counts = {"num_train": len(train), "num_valid": 0 if valid is None else len(valid), "step_bytes": step_bytes}
-    num_steps = schedule.total_steps(config.sampler)
-    run_plan = recorder.RunPlan(config, seed, fingerprint, num_steps, out, counts | dict(metadata or {}))
+    start = RunProgress(tuple(begin(states, lowered.out_info[1], sampler) for states in starts))
+    run_plan = recorder.RunPlan(
+        config,
+        seed,
+        fingerprint,
+        num_steps=schedule.total_steps(sampler) * len(starts),
+        out=out,
+        metadata={"num_train": len(train), "num_valid": 0 if valid is None else len(valid), "step_bytes": step_bytes}
+        | dict(metadata or {}),
+        extent={"num_groups": str(len(starts)), "num_samples": str(sampler.num_samples)},
+    )
 
-    def reports_fn(start: Progress, run: RunFolder | None) -> Iterator[recorder.Report]:
-        turns = drive(start, chunk, data, plan, config.sampler, on_divergence)
+    def drive_fn(group: int, start: Progress) -> Iterator[Turn]:
+        return drive(start, chunk, data, functools.partial(plan, group), sampler, on_divergence)
+
+    def reports_fn(start: RunProgress, run: RunFolder | None) -> Iterator[recorder.Report]:
         is_watched = run is not None or (progress and is_first())
-        return chain_log.reports(turns, start, config.sampler, valid_error if is_watched else lambda _: {}, run)
+        return chain_log.reports(drive_fn, start, sampler, valid_error if is_watched else lambda _: {}, run)
 
-    final = recorder.carry_out(start, reports_fn, run, run_plan, progress)
+    def like_fn(extent: Mapping[str, str]) -> RunProgress:
+        return cut(start, *(int(extent.get(name, text)) for name, text in run_plan.extent.items()))
+
+    final = recorder.carry_out(
+        start, reports_fn, run, run_plan, progress, like_fn, lambda progress: extended(progress, start)
+    )
     posterior = _posterior(final, config, statistics, seed)
     return dataclasses.replace(posterior, train_hashes=train.hashes())
 
 
-def _posterior(final: Progress, config: Config, statistics: Statistics, seed: int) -> Posterior:
+def is_extension(old: Config, new: Config) -> bool:
+    """Whether the second differs from the first in nothing but more samples or chains, or not at all."""
+    before, after = old.sampler, new.sampler
+    size = {name: getattr(before, name) for name in ("num_samples", "num_chains", "chains_at_once")}
+    same = dataclasses.replace(new, sampler=dataclasses.replace(after, **size)) == old
+    as_many_at_once = after.chains_at_once in (before.chains_at_once, group_size(before))
+    is_longer = after.num_samples >= before.num_samples and after.num_chains >= before.num_chains
+    return same and as_many_at_once and is_longer
+
+
+def extended_config(old: Config, new: Config) -> Config:
+    """The configuration of a run that is extended: further chains run in groups of those that there are.
+
+    A run that was planned with it from the start gives the same samples bit for bit.
+
+    Args:
+        old: of the run so far.
+        new: the same with more samples or chains.
+
+    Raises:
+        InputError: the new chains do not fill groups of the size of the old ones.
+    """
+    if new.sampler.num_chains == old.sampler.num_chains:
+        at_once = old.sampler.chains_at_once
+    elif new.sampler.num_chains % (at_once := group_size(old.sampler)):
+        raise InputError(
+            f"sampler.num_chains is {new.sampler.num_chains}, and the run to extend has its chains in groups of"
+            f" {at_once}; choose a multiple of {at_once}."
+        )
+    return dataclasses.replace(new, sampler=dataclasses.replace(new.sampler, chains_at_once=at_once))
+
+
+def _posterior(final: RunProgress, config: Config, statistics: Statistics, seed: int) -> Posterior:
     """The samples of the chains that came to their end, and how they got there."""
-    active = final.active
-    samples = jax.device_put(jax.tree.map(lambda leaf: leaf[active].reshape(-1, *leaf.shape[2:]), final.samples))
-    stopped = np.flatnonzero(~active).tolist()
+    active, groups = final.active, final.groups
+
+    def of_chains(name: str) -> np.ndarray:
+        return np.concatenate([getattr(group, name) for group in groups])
+
+    def finished(*leaves: np.ndarray) -> np.ndarray:
+        return np.concatenate(leaves)[active].reshape(-1, *leaves[0].shape[2:])
+
+    samples = jax.device_put(jax.tree.map(finished, *(group.samples for group in groups)))
+    kinetic = np.concatenate([group.kinetic_temperature / (int(group.num_kinetic) or np.nan) for group in groups])
+    steps, causes = of_chains("stopped_step").tolist(), of_chains("stopped_cause").tolist()
     record = SamplingRecord(
         temperature=config.sampler.temperature,
-        kinetic_temperature=tuple((final.kinetic_temperature / (int(final.num_kinetic) or np.nan))[active].tolist()),
-        num_halvings=tuple(final.num_halvings[active].tolist()),
-        stopped=tuple((i, int(final.stopped_step[i]), guard.CAUSES[final.stopped_cause[i]].text) for i in stopped),
+        kinetic_temperature=tuple(kinetic[active].tolist()),
+        num_halvings=tuple(of_chains("num_halvings")[active].tolist()),
+        stopped=tuple((i, steps[i], guard.CAUSES[causes[i]].text) for i in np.flatnonzero(~active).tolist()),
     )
     return Posterior(config, statistics, samples, int(active.sum()), seed, sampling=record)
 
@@ -136,7 +195,7 @@ def _check_devices(config: Config, devices_per_chain: int) -> None:
 
 def build_chains(
     rng_key: PRNGKey, packed: PackedData, config: Config, devices_per_chain: int = 1
-) -> tuple[chain.Chunk, Callable, chain.ChainState]:
+) -> tuple[chain.Chunk, Callable, list[chain.ChainState]]:
     """What :func:`fit` runs.
 
     Args:
@@ -146,17 +205,23 @@ def build_chains(
         devices_per_chain: devices that share the minibatches of each chain.
 
     Returns:
-        The compiled chunk (:func:`chain.build_chunk`), the plan of minibatches (``(first_step, num_steps)`` to indices
-        ``[step, chain, batch]``), and the chains at their start, with a leading axis.
+        The compiled chunk (:func:`chain.build_chunk`) of a group of chains, the plan of minibatches (``(group,
+        first_step, num_steps)`` to indices ``[step, chain, batch]``), and the chains of each group at their start, with
+        a leading axis.
     """
     sampler, data_size = config.sampler, len(packed.energy)
     sizes = batch_bound(packed, sampler.batch_size // devices_per_chain)
-    seed = tuple(np.asarray(jax.random.key_data(rng_key)).tolist())
+    seed, at_once = tuple(np.asarray(jax.random.key_data(rng_key)).tolist()), group_size(sampler)
 
-    def plan(first_step: int, num_steps: int):
-        return chain.minibatch_plan(seed, sampler.num_chains, data_size, sampler.batch_size, first_step, num_steps)
+    def plan(group: int, first_step: int, num_steps: int):
+        chains = range(group * at_once, (group + 1) * at_once)
+        return chain.minibatch_plan(seed, chains, data_size, sampler.batch_size, first_step, num_steps)
 
-    return _chunk(config, data_size, sizes, devices_per_chain), plan, _start(config)(rng_key)
+    # What is compiled is that of one group, whatever the number of groups and samples.
+    of_a_group = dataclasses.replace(config, sampler=dataclasses.replace(sampler, num_chains=at_once, num_samples=1))
+    chunk, start = _chunk(of_a_group, data_size, sizes, devices_per_chain), _start(of_a_group)
+    starts = [start(rng_key, group * at_once + np.arange(at_once)) for group in range(sampler.num_chains // at_once)]
+    return chunk, plan, starts
 
 
 @functools.lru_cache(maxsize=8)
@@ -176,15 +241,16 @@ def _chunk(config: Config, data_size: int, sizes: tuple[int, int], devices_per_c
 
 
 @functools.lru_cache(maxsize=8)
-def _start(config: Config) -> Callable[[PRNGKey], chain.ChainState]:
-    """Jitted: the chains at their start, from the key of the run."""
-    network, graph, sampler = potential(config), example_graph(config.model), config.sampler
+def _start(config: Config) -> Callable[[PRNGKey, Int[np.ndarray, " chain"]], chain.ChainState]:
+    """Jitted: chains of these numbers at their start, from the key of the run."""
+    network, graph, mass = potential(config), example_graph(config.model), config.sampler.mass
 
-    def start(rng_key: PRNGKey) -> chain.ChainState:
-        weights, noise = (jax.random.split(jax.random.fold_in(rng_key, i), sampler.num_chains) for i in range(2))
-        return jax.vmap(
-            lambda weight_key, noise_key: chain.init(noise_key, network.init(weight_key, graph), sampler.mass)
-        )(weights, noise)
+    def start(rng_key: PRNGKey, numbers: Int[Array, " chain"]) -> chain.ChainState:
+        def one(number: Int[Array, ""]) -> chain.ChainState:
+            weights, noise = (jax.random.fold_in(jax.random.fold_in(rng_key, i), number) for i in range(2))
+            return chain.init(noise, network.init(weights, graph), mass)
+
+        return jax.vmap(one)(numbers)
 
     return jax.jit(start)
 

@@ -119,9 +119,8 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
     sizes = batch_bound(packed, batch_size, repeated=task.bootstrap)
 
     def plan(first_step: int, num_steps: int) -> Int[np.ndarray, "step member batch"]:
-        streams = np.zeros_like(members) if task.shared_batches else members
-        whole = chain.minibatch_plan(seed, int(streams.max()) + 1, data_size, batch_size, first_step, num_steps)
-        chosen = whole[:, streams]
+        streams = [0] * len(members) if task.shared_batches else members.tolist()
+        chosen = chain.minibatch_plan(seed, streams, data_size, batch_size, first_step, num_steps)
         if not task.bootstrap:
             return chosen
         tables = [np.random.default_rng([*seed, int(m), 1]).integers(data_size, size=data_size) for m in members]

@@ -37,8 +37,9 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: log rows, each with ``step`` and any of ``loss``, ``valid_forces_mae`` and ``valid_forces_rmse``
-            (eV/Angstrom), ``step_size``, ``temperature`` and ``kinetic_temperature`` (dimensionless). A row may lack a
-            key; values that are not finite, or not positive where they should be, are left out.
+            (eV/Angstrom), ``step_size``, ``temperature`` and ``kinetic_temperature`` (dimensionless). Where steps begin
+            anew, with the next group of chains, so does the line. A row may lack a key; values that are not finite, or
+            not positive where they should be, are left out.
 
     Raises:
         InputError: no row holds a step and a value.
@@ -51,7 +52,7 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, column = new_figure(height=0.8 + 1.6 * len(panels), num_rows=len(panels))
     for axes, (label, keys, positive) in zip(column, panels, strict=True):
         for (key, name), color, style in zip(keys, (BLUE, ORANGE, GREY), ("-", "--", ":"), strict=False):
-            steps, values = lines[key]
+            steps, values = (np.insert(line, _starts(lines[key][0]), np.nan) for line in lines[key])
             axes.plot(
                 steps, values, style, marker="o" if steps.size < 30 else "", markersize=3, color=color, label=name
             )
@@ -102,6 +103,11 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str, positive: bool) -> tupl
     lowest = 0.0 if positive else -np.inf
     steps, values = array[np.isfinite(array).all(axis=1) & (array[:, 1] > lowest)].T
     return steps, values
+
+
+def _starts(steps: np.ndarray) -> np.ndarray:
+    """Where another group of chains begins, or goes on."""
+    return np.flatnonzero(np.diff(steps) < 0) + 1
 
 
 def _scale(lines: Sequence[np.ndarray], positive: bool) -> Literal["linear", "log", "symlog"]:

@@ -1,6 +1,7 @@
 """What a finished run leaves in its folder beside the posterior: diagnostics, metrics and plots."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,18 @@ def write_run_report(
     Raises:
         InputError: a file cannot be written or read.
     """
-    plots = folder / "plots"
+    plots, path = folder / "plots", folder / "diagnostics.json"
+    size = {"num_chains": posterior.num_chains, "num_samples": posterior.num_samples}
     try:
+        if path.exists() and not size.items() <= _read(path).items():  # of the run before it was extended
+            shutil.rmtree(plots, ignore_errors=True)
+            for old in (folder / "metrics.json", path):
+                old.unlink(missing_ok=True)
         plots.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"Folder {plots} cannot be made ({error.strerror}); check the disk.") from error
     _plot_training(folder / "log.jsonl", plots / "training.png")
     report = {}
-    path = folder / "diagnostics.json"
     if not path.exists():
         numbers: dict[str, Any] = {}
         enough = posterior.is_sampled and posterior.num_samples // posterior.num_chains >= MIN_DRAWS
@@ -72,6 +77,7 @@ def write_run_report(
             numbers, rhats = summary(posterior, held_out)
             if np.isfinite(rhats).any():
                 save(rhat(rhats), plots / "rhat.png")
+        numbers |= size
         if posterior.sampling is not None:
             numbers |= {
                 name: list(value) if isinstance(value, tuple) else value
@@ -89,6 +95,15 @@ def write_run_report(
     if path.exists():
         report["metrics"] = json.loads(path.read_text())
     return report
+
+
+def _read(diagnostics: Path) -> dict[str, Any]:
+    """The plain values of a file, none if it is damaged."""
+    try:
+        content = json.loads(diagnostics.read_text())
+    except ValueError:
+        return {}
+    return {key: value for key, value in content.items() if not isinstance(value, list | dict)}
 
 
 def _plot_training(log: Path, path: Path) -> None:

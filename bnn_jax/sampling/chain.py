@@ -5,7 +5,7 @@ and the minibatch from the epoch that t falls in. How the steps are cut into chu
 resumed in between, therefore changes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -236,13 +236,13 @@ def _permutation(seed: tuple[int, ...], chain: int, epoch: int, data_size: int) 
 
 
 def minibatch_plan(
-    seed: tuple[int, ...], num_chains: int, data_size: int, batch_size: int, first_step: int, num_steps: int
+    seed: tuple[int, ...], chains: Sequence[int], data_size: int, batch_size: int, first_step: int, num_steps: int
 ) -> Int[np.ndarray, "step chain batch"]:
     """Which data each step of each chain sees: every epoch visits a fresh permutation, less a remainder.
 
     Args:
         seed: of the permutations.
-        num_chains: chains draw independently of one another.
+        chains: numbers of the chains, which draw independently of one another.
         data_size: N.
         batch_size: at most ``data_size``.
         first_step: steps already taken.
@@ -255,4 +255,4 @@ def minibatch_plan(
         return _permutation(seed, chain, epoch, data_size)[place * batch_size : (place + 1) * batch_size]
 
     steps = range(first_step, first_step + num_steps)
-    return np.stack([np.stack([row(step, chain) for chain in range(num_chains)]) for step in steps]).astype(np.int32)
+    return np.stack([np.stack([row(step, chain) for chain in chains]) for step in steps]).astype(np.int32)

@@ -45,7 +45,7 @@ def poisoned(monkeypatch, chain: int, from_step: int):
 
         def build_step(value_and_grad_fn, data_size, sampler):
             step = step_fn(value_and_grad_fn, data_size, sampler)
-            key = jax.random.key_data(jax.random.split(jax.random.fold_in(rng_key, 1), sampler.num_chains)[chain])
+            key = jax.random.key_data(jax.random.fold_in(jax.random.fold_in(rng_key, 1), chain))
 
             def poisoned_step(state, minibatch):
                 new, info = step(state, minibatch)

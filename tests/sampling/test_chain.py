@@ -54,7 +54,7 @@ def chunk_of(num_chains: int, devices_per_chain: int = 1):
 
 def plan_fn(num_chains: int):
     def plan(first_step: int, num_steps: int):
-        return chain.minibatch_plan(SEED, num_chains, DATA_SIZE, CONFIG.batch_size, first_step, num_steps)
+        return chain.minibatch_plan(SEED, range(num_chains), DATA_SIZE, CONFIG.batch_size, first_step, num_steps)
 
     return plan
 
@@ -85,7 +85,7 @@ class TestMinibatchPlan:
     @pytest.mark.parametrize(("data_size", "batch_size"), [(12, 3), (13, 3), (5, 5), (7, 1)])
     def test_each_epoch_visits_no_datum_twice(self, data_size: int, batch_size: int) -> None:
         per_epoch = data_size // batch_size
-        plan = chain.minibatch_plan(SEED, 2, data_size, batch_size, 0, 4 * per_epoch)
+        plan = chain.minibatch_plan(SEED, range(2), data_size, batch_size, 0, 4 * per_epoch)
         assert plan.shape == (4 * per_epoch, 2, batch_size)
         assert plan.min() >= 0 and plan.max() < data_size
         epochs = plan.reshape(4, per_epoch, 2, batch_size).swapaxes(1, 2).reshape(4, 2, -1)
@@ -95,22 +95,22 @@ class TestMinibatchPlan:
             assert len({tuple(visited) for visited in epochs.reshape(8, -1)}) == 8  # epochs and chains all differ
 
     def test_what_a_remainder_leaves_out_comes_in_another_epoch(self) -> None:
-        plan = chain.minibatch_plan(SEED, 1, 5, 4, 0, 40)
+        plan = chain.minibatch_plan(SEED, range(1), 5, 4, 0, 40)
         counts = np.bincount(plan.reshape(-1), minlength=5)
         # Of 40 epochs each leaves one of five out: 8 +- 2.5 times each.
         assert np.abs(counts - 32).max() < 4 * 2.5
 
     def test_does_not_depend_on_how_the_steps_are_cut(self) -> None:
-        whole = chain.minibatch_plan(SEED, 2, 11, 3, 0, 30)
-        parts = [chain.minibatch_plan(SEED, 2, 11, 3, first, 5) for first in range(0, 30, 5)]
+        whole = chain.minibatch_plan(SEED, range(2), 11, 3, 0, 30)
+        parts = [chain.minibatch_plan(SEED, range(2), 11, 3, first, 5) for first in range(0, 30, 5)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
     def test_a_chain_draws_the_same_however_many_there_are(self) -> None:
-        few, many = (chain.minibatch_plan(SEED, num_chains, 11, 3, 4, 10) for num_chains in (1, 3))
+        few, many = (chain.minibatch_plan(SEED, range(num_chains), 11, 3, 4, 10) for num_chains in (1, 3))
         np.testing.assert_array_equal(few[:, 0], many[:, 0])
 
     def test_another_seed_gives_another_plan(self) -> None:
-        first, second = (chain.minibatch_plan(seed, 1, 11, 3, 0, 10) for seed in (SEED, (7, 9)))
+        first, second = (chain.minibatch_plan(seed, range(1), 11, 3, 0, 10) for seed in (SEED, (7, 9)))
         assert (first != second).any()
 
 
@@ -162,7 +162,7 @@ def test_vmapped_chains_equal_each_chain_alone() -> None:
         step = jax.jit(STEP)
         alone = jax.tree.map(lambda leaf: leaf[0], states)
         for row in range(36):
-            indices = chain.minibatch_plan(SEED, 3, DATA_SIZE, CONFIG.batch_size, row, 1)[0, index]
+            indices = chain.minibatch_plan(SEED, range(3), DATA_SIZE, CONFIG.batch_size, row, 1)[0, index]
             alone, _ = step(alone, minibatch_fn(DATA, indices))
         assert_same(alone, jax.tree.map(lambda leaf, i=index: leaf[i], together), rtol=1e-9, atol=1e-12)
 
@@ -214,7 +214,7 @@ def test_mass_is_frozen_and_stays_so() -> None:
     assert freeze == 12
     states, masses = jax.tree.map(lambda leaf: leaf[0], start(1)), []
     for row in range(36):
-        indices = chain.minibatch_plan(SEED, 1, DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
+        indices = chain.minibatch_plan(SEED, range(1), DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
         states, _ = step(states, minibatch_fn(DATA, indices))
         masses.append(states.mass)
     assert [int(mass.count) for mass in masses] == [min(step, freeze) for step in range(1, 37)]
@@ -235,7 +235,7 @@ def test_mass_equals_a_plain_loop_over_the_gradients() -> None:
     step, state = jax.jit(STEP), jax.tree.map(lambda leaf: leaf[0], start(1))
     mean_square = maximum = np.zeros(4)
     for row in range(schedule.freeze_step(CONFIG)):
-        indices = chain.minibatch_plan(SEED, 1, DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
+        indices = chain.minibatch_plan(SEED, range(1), DATA_SIZE, CONFIG.batch_size, row, 1)[0, 0]
         inputs, targets = DATA[0][indices], DATA[1][indices]
         weights, bias = (np.asarray(state.sampler.position[name]) for name in ("weights", "bias"))
         residual = inputs @ weights + bias - targets

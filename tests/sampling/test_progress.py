@@ -38,7 +38,7 @@ def ending(position, minibatch, last=1e4):
 
 
 def plan_fn(first_step, num_steps):
-    return chain.minibatch_plan((1, 2), 2, DATA_SIZE, CONFIG.batch_size, first_step, num_steps)
+    return chain.minibatch_plan((1, 2), range(2), DATA_SIZE, CONFIG.batch_size, first_step, num_steps)
 
 
 @functools.cache

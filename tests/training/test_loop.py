@@ -27,7 +27,7 @@ def value_and_grad(params, batch, key):
 
 
 def plan(first_step: int, num_steps: int) -> np.ndarray:
-    return chain.minibatch_plan((0,), 2, len(DATA), 4, first_step, num_steps)
+    return chain.minibatch_plan((0,), range(2), len(DATA), 4, first_step, num_steps)
 
 
 def training(config: TrainerConfig = CONFIG):
