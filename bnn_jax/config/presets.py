@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "l_max": 2,
             "radial_hidden": [64, 64],
             "std_hidden": [32, 16],
+            "std_growth": "exponential",
         },
         "sampler": {
             "batch_size": 30,

@@ -8,6 +8,7 @@ from bnn_jax.config.fields import check_ranges, positive, within
 from bnn_jax.types import InputError
 
 MassName = Literal["diagonal", "kronecker"]
+StdGrowth = Literal["bounded", "exponential"]
 OptimizerName = Literal["amsgrad", "adam"]
 RateSchedule = Literal["cosine", "plateau"]
 Variant = Literal["paper", "code"]
@@ -42,6 +43,9 @@ class ModelConfig:
     """One self-connection matrix per species; otherwise one for all."""
     std_hidden: tuple[int, ...] = within((32, 16), 1, 4096)
     """Widths of the hidden layers of the two networks that predict standard deviations."""
+    std_growth: StdGrowth = "bounded"
+    """How standard deviations grow far from the training data: ``exponential`` with the networks' output, as published,
+    or ``bounded``: the same up to ``scale``, and never beyond ten times that (:func:`bnn_jax.model.heads.bounded`)."""
     species: tuple[int, ...] = within((), 0, 118)
     """Atomic numbers the potential knows, ascending; 0 is ASE's X, a bead of a coarse-grained model."""
     avg_num_neighbors: float = positive(1.0, 1e6)
@@ -116,11 +120,6 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "sampler")
-        if self.chains_at_once and self.num_chains % self.chains_at_once:
-            raise InputError(
-                f"sampler.chains_at_once is {self.chains_at_once}, which does not divide sampler.num_chains"
-                f" {self.num_chains}; choose a multiple of {self.chains_at_once} chains."
-            )
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def fit(
         DivergenceError: every chain diverged.
         LostProcessError: another process of the run has ended.
     """
-    _check_devices(config, devices_per_chain)
+    _check_groups(config, devices_per_chain)
     check_batch_size(config.sampler.batch_size, train, "sampler.batch_size")
     config, statistics, packed = prepare(train, valid, config)
     valid_error = _valid_error(valid, config, statistics)
@@ -184,12 +184,17 @@ def num_networks(config: Config) -> int:
     return config.sampler.num_chains
 
 
-def _check_devices(config: Config, devices_per_chain: int) -> None:
+def _check_groups(config: Config, devices_per_chain: int) -> None:
     sampler = config.sampler
     if devices_per_chain < 1 or sampler.batch_size % devices_per_chain:
         raise InputError(
             f"devices_per_chain is {devices_per_chain}, which does not divide sampler.batch_size {sampler.batch_size};"
             " choose a divisor."
+        )
+    if sampler.num_chains % group_size(sampler):
+        raise InputError(
+            f"sampler.chains_at_once is {sampler.chains_at_once}, which does not divide sampler.num_chains"
+            f" {sampler.num_chains}; choose a multiple of {sampler.chains_at_once} chains."
         )
 
 

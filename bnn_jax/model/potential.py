@@ -41,7 +41,8 @@ def nequip(config: ModelConfig) -> Potential:
 
     Energies are ``scale * sum_i eps_i`` above the atomic shifts, forces minus their gradient, the stress their
     derivative by a symmetric strain over the volume. Standard deviations are ``scale * exp(MLP(features_i))`` for the
-    forces of atom i, and the root of the sum of squares of another such network for the energy.
+    forces of atom i, and the root of the sum of squares of another such network for the energy; beyond ``scale`` their
+    growth is bounded, unless ``std_growth`` is ``exponential``.
 
     Args:
         config: hyper-parameters, with ``species`` and ``avg_num_neighbors`` of the training set filled in.

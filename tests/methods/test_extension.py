@@ -151,4 +151,4 @@ def test_a_run_of_another_version_is_not_extended(tmp_path):
 
 def test_groups_that_do_not_divide_the_chains_are_refused():
     with pytest.raises(InputError, match=r"chains_at_once is 3, which does not divide sampler.num_chains 4"):
-        config_of(num_chains=4, chains_at_once=3)
+        run(config=config_of(num_chains=4, chains_at_once=3))

@@ -1,5 +1,7 @@
 """The stochastic potential: its units, its standard deviations, its start, and what it refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from bnn_jax.config import ModelConfig
 from bnn_jax.model import nequip
-from bnn_jax.model.heads import Heads
+from bnn_jax.model.heads import LARGEST_STD, Heads, bounded
 from bnn_jax.types import InputError
 from tests import systems
 from tests.properties.networks import config_of, evaluate, graph_of, network
@@ -39,6 +41,39 @@ def test_heads_read_the_features() -> None:
     np.testing.assert_allclose(result.energy, result.atom_energies.sum(), rtol=1e-12)
     np.testing.assert_allclose(result.energy_std, scale * np.sqrt(np.exp(2 * energy_log_std).sum()), rtol=1e-12)
     np.testing.assert_allclose(result.forces_std, scale * np.exp(forces_log_std), rtol=1e-12)
+
+
+def test_bounded_growth_is_exact_inside_smooth_and_bounded() -> None:
+    inside, outside = jnp.linspace(-30.0, 0.0, 40), jnp.linspace(0.0, 1e3, 100)
+    np.testing.assert_array_equal(bounded(inside), inside)
+    assert (jnp.diff(bounded(outside)) >= 0).all() and bounded(outside).max() <= np.log(LARGEST_STD) * (1 + 1e-12)
+    beyond = jnp.full(1, 1e-6)
+    for order, expected in ((1, 1.0), (2, 0.0)):
+        derivative = lambda x: bounded(x).sum()  # noqa: E731
+        for _ in range(order):
+            derivative = jax.grad(lambda x, f=derivative: jnp.sum(f(x)))
+        for x in (-beyond, 0 * beyond, beyond):
+            np.testing.assert_allclose(derivative(x), expected, atol=2e-6)
+
+
+def test_growth_of_stds_far_from_what_the_heads_were_made_for() -> None:
+    net = network()
+    features = jnp.asarray(evaluate(net, [systems.rattled(systems.ethanol())])[0].features)
+    heads = dict(net.params["heads"])
+    for name in ("energy_std", "forces_std"):  # as drawn the last layers are zero
+        last = max(key for key in heads[name] if key.startswith("kernel"))
+        heads[name] = heads[name] | {last: jax.random.normal(jax.random.key(1), heads[name][last].shape)}
+
+    def log_stds(growth: str, factor: float) -> np.ndarray:
+        config = dataclasses.replace(net.config, std_growth=growth)
+        return np.stack(Heads(config).apply({"params": heads}, factor * features)[1:])
+
+    near = log_stds("exponential", 1e-2)
+    np.testing.assert_array_equal(log_stds("bounded", 1e-2)[near <= 0], near[near <= 0])
+    far = log_stds("exponential", 1e4)
+    assert far.max() > 1e2 and far.min() < -1e2
+    assert log_stds("bounded", 1e4).max() <= np.log(LARGEST_STD) * (1 + 1e-12)
+    np.testing.assert_array_equal(log_stds("bounded", 1e4)[far <= 0], far[far <= 0])
 
 
 def test_matrices_are_multiplied_in_full_precision_everywhere() -> None:
