@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from bnn_jax.atoms.parts import check_parts
 from bnn_jax.atoms.sources import Structures, load
@@ -14,7 +15,8 @@ from bnn_jax.devices import is_first
 from bnn_jax.methods import Posterior, registry
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.types import InputError
-from bnn_jax.verdict import judge
+from bnn_jax.validated import ValidatedRange
+from bnn_jax.verdict import judge_predictive, monitored
 
 
 def fit(
@@ -85,8 +87,12 @@ def fit(
         metadata=metadata,
         **options,
     )
-    verdict = judge(posterior, train if valid is None else valid, labels_are_held_out=valid is not None)
-    posterior = dataclasses.replace(posterior, verdict=verdict)
+    held_out = monitored(train if valid is None else valid)
+    predictive = posterior.predict(held_out)
+    verdict = judge_predictive(posterior, predictive, held_out, labels_are_held_out=valid is not None)
+    is_labelled = np.asarray(np.isfinite(held_out.forces).all(axis=1))
+    validated = None if valid is None else ValidatedRange.of(predictive, held_out.numbers, is_labelled)
+    posterior = dataclasses.replace(posterior, verdict=verdict, validated=validated)
     if out is not None and is_first():
         posterior.save(out)
     return posterior

@@ -15,6 +15,10 @@ from bnn_jax.types import Predictive, TrustWarning
 _MOST_ATOMS_NAMED = 8
 
 
+class BeyondValidatedWarning(UserWarning):
+    """A structure lies beyond the range in which labels could check the error bars."""
+
+
 class UncertainForcesWarning(UserWarning):
     """The standard deviation of a force is larger than the calculator's threshold."""
 
@@ -30,7 +34,9 @@ class BNNCalculator(Calculator):
       [atom, 3], in eV/Angstrom;
     - ``stress`` and ``stress_std_epistemic``, in eV/Angstrom^3 and ASE's Voigt order, for a periodic structure whose
       cell has a volume;
-    - ``energy_half_width`` and ``forces_half_width`` [atom, 3] of a posterior that was calibrated to intervals.
+    - ``energy_half_width`` and ``forces_half_width`` [atom, 3] of a posterior that was calibrated to intervals;
+    - ``beyond_validated`` [atom] of a posterior with a validation set: whether the atom's expected error is larger than
+      any that labels could check. The first structure with such an atom warns (:class:`BeyondValidatedWarning`).
 
     Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
     below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
@@ -64,6 +70,7 @@ class BNNCalculator(Calculator):
         "stress_std_epistemic",
         "energy_half_width",
         "forces_half_width",
+        "beyond_validated",
     ]
 
     def __init__(self, posterior: Posterior | Predictor, *, forces_std_threshold: float | None = None):
@@ -73,6 +80,7 @@ class BNNCalculator(Calculator):
         self.predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
         self.forces_std_threshold = forces_std_threshold
         self._sizes = GrowingSizes()
+        self._was_beyond = False
 
     def calculate(
         self,
@@ -97,6 +105,18 @@ class BNNCalculator(Calculator):
         predictive = self.predictor.predict(bare, self._sizes)
         self.results = _results(predictive, has_volume=bool(bare.cell.rank == 3))
         self._warn_of_large_stds(predictive.forces_std.max(axis=1))
+        self._warn_beyond(predictive)
+
+    def _warn_beyond(self, predictive: Predictive) -> None:
+        beyond = predictive.beyond_validated
+        if beyond is None or not beyond.any() or self._was_beyond:
+            return
+        self._was_beyond = True
+        message = (
+            f"{int(beyond.sum())} of {len(beyond)} atoms lie beyond the validated range: their expected errors are"
+            " larger than any of the validation set, and whether their error bars are right no label has checked."
+        )
+        warnings.warn(message, BeyondValidatedWarning, stacklevel=3)
 
     def _warn_of_large_stds(self, largest: np.ndarray) -> None:
         threshold = self.forces_std_threshold
@@ -129,6 +149,8 @@ def _results(predictive: Predictive, has_volume: bool) -> dict[str, float | np.n
         results["energy_half_width"] = float(predictive.energy_half_width[0])
     if predictive.forces_half_width is not None:
         results["forces_half_width"] = predictive.forces_half_width
+    if predictive.beyond_validated is not None:
+        results["beyond_validated"] = predictive.beyond_validated
     if has_volume and predictive.stress is not None and predictive.stress_std_epistemic is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(predictive.stress[0])
         results["stress_std_epistemic"] = full_3x3_to_voigt_6_stress(predictive.stress_std_epistemic[0])

@@ -20,6 +20,10 @@ OUTLIER_THRESHOLD = EV_PER_KCAL_PER_MOL
 """Error of a force component beyond which it is an outlier: 1 kcal/mol/Angstrom (Rensmeyer 2024, section 4.2)."""
 
 
+COVERAGES = {"68": 1.0, "95": 2.0}
+"""Names of central intervals and how many stds they reach: 68.3 and 95.4 % of a normal."""
+
+
 def evaluate(posterior: Posterior, test: Structures) -> dict[str, float]:
     """Accuracy and quality of the standard deviations on labelled structures, in eV and eV/Angstrom.
 
@@ -28,6 +32,9 @@ def evaluate(posterior: Posterior, test: Structures) -> dict[str, float]:
     aleatoric variance alone; likewise ``auroc`` and ``auroc_aleatoric``. An AUROC is NaN where no error, or every
     error, is beyond 1 kcal/mol/Angstrom, and so is what needs stds that the method does not have. A posterior that was
     judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
+    ``rms_z`` is the root mean square of errors over stds and ``coverage_68`` and ``coverage_95`` the shares of errors
+    within one and two stds; of forces also ``_within`` and ``_beyond`` the validated range, beyond which
+    ``num_beyond_validated`` structures lie. ``crps`` is the continuous ranked probability score of the normal.
     Of a calibrated posterior ``mll`` is that of the calibrated stds, and where it was calibrated to intervals their
     ``interval_coverage`` and mean ``half_width`` are added.
 
@@ -88,6 +95,7 @@ def score(predictive: Predictive, test: Dataset, num_samples: int) -> dict[str, 
     if labelled.any():
         result |= _forces_scores(predictive, test.forces, labelled)
         result |= _interval_scores("forces", predictive.forces - test.forces, predictive.forces_half_width, labelled)
+        result |= _range_scores(predictive, test, labelled)
     return result | {"num_samples": num_samples, "num_structures": len(test)}
 
 
@@ -122,7 +130,9 @@ def _energy_scores(predictive: Predictive, target: np.ndarray, known: np.ndarray
         "energy_mll": _where_defined(likelihood, std, mean, std, target),
         "energy_mll_mixture": _where_defined(metrics.mixture_log_likelihood, sample_stds, samples, sample_stds, target),
         "energy_mll_aleatoric": _where_defined(likelihood, aleatoric, mean, aleatoric, target),
+        "energy_crps": _where_defined(metrics.gaussian_crps, std, mean, std, target),
         "energy_std": float(std.mean()),
+        **_width_scores("energy", mean - target, std),
     }
 
 
@@ -140,12 +150,36 @@ def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndar
         "forces_mll": _where_defined(likelihood, std, mean, std, target),
         "forces_mll_mixture": _where_defined(metrics.mixture_log_likelihood, sample_stds, samples, sample_stds, target),
         "forces_mll_aleatoric": _where_defined(likelihood, aleatoric, mean, aleatoric, target),
+        "forces_crps": _where_defined(metrics.gaussian_crps, std, mean, std, target),
+        **_width_scores("forces", errors, std),
         "forces_auroc": auroc(errors, rank, OUTLIER_THRESHOLD),
         "forces_auroc_aleatoric": _where_defined(auroc, aleatoric, errors, aleatoric, OUTLIER_THRESHOLD),
         "forces_nece": _where_defined(metrics.nece, sample_stds, errors, sample_stds, means=mean - samples),
         "forces_std": float(std.mean()),
         "forces_std_aleatoric": float(aleatoric.mean()),
     }
+
+
+def _width_scores(name: str, errors: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    """Whether stds are as wide as the errors."""
+    z = np.abs(errors) / np.where(std > 0, std, np.nan)
+    figures = {f"{name}_rms_z": np.sqrt(np.mean(z**2))}
+    figures |= {f"{name}_coverage_{level}": np.mean(z <= reach) for level, reach in COVERAGES.items()}
+    return {key: float(value) if (std > 0).all() else float("nan") for key, value in figures.items()}
+
+
+def _range_scores(predictive: Predictive, test: Dataset, labelled: np.ndarray) -> dict[str, float]:
+    """How many structures lie beyond the validated range, and the coverage within it and beyond it."""
+    beyond = predictive.structures_beyond_validated
+    if beyond is None:
+        return {}
+    is_beyond = np.broadcast_to(beyond[test.structure_index][:, None], labelled.shape)[labelled]
+    errors, std = (predictive.forces - test.forces)[labelled], predictive.forces_std[labelled]
+    figures: dict[str, float] = {"num_beyond_validated": float(beyond.sum())}
+    for where, chosen in (("within", ~is_beyond), ("beyond", is_beyond)):
+        scores = _width_scores("forces", errors[chosen], std[chosen]) if chosen.any() else {}
+        figures |= {f"{key}_{where}": value for key, value in scores.items()}
+    return figures
 
 
 def _interval_scores(

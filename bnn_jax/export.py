@@ -29,8 +29,9 @@ from bnn_jax.calibration import Calibration
 from bnn_jax.checkpoint import DamagedFileError, load_arrays, read_metadata, save_tree
 from bnn_jax.predict import Predictor, every_sample
 from bnn_jax.types import AtomGraph, InputError, Params, PickledByFields, Prediction, Verdict
+from bnn_jax.validated import ValidatedRange
 
-FORMAT = "predictor 1"
+FORMAT = "predictor 2"
 PLATFORMS = ("cpu", "cuda", "tpu")
 _AXES = {
     **dict.fromkeys(("positions", "species"), "atom"),
@@ -84,10 +85,12 @@ def export(
         "format": FORMAT,
         "statistics": predictor.statistics.to_json(),
         "cutoff": repr(predictor.cutoff),
-        "verdict": json.dumps(None if predictor.verdict is None else predictor.verdict._asdict()),
+        "verdict": json.dumps(None if predictor.verdict is None else predictor.verdict.to_dict()),
     }
     if predictor.calibration is not None:
         metadata["calibration"] = predictor.calibration.to_json()
+    if predictor.validated is not None:
+        metadata["validated"] = predictor.validated.to_json()
     path = Path(path)
     save_tree(path, {"program": np.frombuffer(exported.serialize(), np.uint8), "samples": samples}, metadata)
     return path
@@ -133,6 +136,7 @@ def load_exported(path: str | Path) -> Predictor:
         verdict = json.loads(metadata["verdict"])
         verdict = None if verdict is None else Verdict.from_dict(verdict)
         calibration = Calibration.from_json(metadata["calibration"]) if "calibration" in metadata else None
+        validated = ValidatedRange.from_json(metadata["validated"]) if "validated" in metadata else None
     except Exception as error:  # whatever the reader of a foreign format raises
         raise DamagedFileError(
             f"{path} holds no program that this version of JAX reads ({error!r:.200}); export it again."
@@ -143,7 +147,7 @@ def load_exported(path: str | Path) -> Predictor:
     if np.result_type(*samples.values()) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise InputError(f"{path} is in float64, which this process does not use; set jax_enable_x64.")
     _check_devices(path, exported.platforms)
-    return Predictor(program, samples, statistics, cutoff, verdict, calibration)
+    return Predictor(program, samples, statistics, cutoff, verdict, calibration, validated)
 
 
 def _check_devices(path: Path, platforms: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from bnn_jax.devices import sample_mesh
 from bnn_jax.memory import available_memory, peak_bytes, require_memory
 from bnn_jax.predictive import combine
 from bnn_jax.types import AtomGraph, Params, PickledByFields, Prediction, Predictive, Verdict
+from bnn_jax.validated import ValidatedRange
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
 EDGES_PER_BATCH = 4096
@@ -197,6 +198,8 @@ class Predictor(PickledByFields):
     """Whether the samples can be trusted, as judged when their run ended; None where nobody has judged."""
     calibration: Calibration | None = None
     """Corrects the error bars; None leaves them as the samples have them."""
+    validated: ValidatedRange | None = None
+    """Beyond which no label could check the error bars; None where there was no validation set."""
 
     @cached_property
     def compiled(self) -> Any:
@@ -228,6 +231,9 @@ class Predictor(PickledByFields):
         """
         dataset = load(structures, use_labels=False)
         predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
+        if self.validated is not None:
+            beyond = self.validated.beyond(predictive.forces_score, dataset.numbers)
+            predictive = predictive._replace(beyond_validated=beyond)
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 
 

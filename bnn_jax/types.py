@@ -133,6 +133,16 @@ class Predictive(NamedTuple):
     """Half the width of the interval about the energy, in eV, where the posterior was calibrated to intervals."""
     forces_half_width: Float[np.ndarray, "atom 3"] | None = None
     """The same of force components, in eV/Angstrom."""
+    beyond_validated: Bool[np.ndarray, " atom"] | None = None
+    """Which atoms' expected error is larger than any that labels could check (:mod:`bnn_jax.validated`); None where
+    there was no validation set."""
+
+    @property
+    def structures_beyond_validated(self) -> Bool[np.ndarray, " structure"] | None:
+        """Which structures hold an atom beyond the validated range."""
+        if self.beyond_validated is None:
+            return None
+        return np.logical_or.reduceat(self.beyond_validated, np.cumsum(self.num_atoms) - self.num_atoms)
 
     @property
     def forces_score(self) -> Float[np.ndarray, "atom 3"]:
@@ -153,20 +163,51 @@ class Predictive(NamedTuple):
         return np.add.reduceat(self.score, first) / self.num_atoms
 
 
+class Criterion(NamedTuple):
+    """The answer to one question of a verdict."""
+
+    holds: bool | None
+    """None where it cannot be told."""
+    sentence: str
+    """What was found."""
+    advice: str
+    """What to do about it; empty where there is nothing to do."""
+    figures: dict[str, float]
+    """By name, without unit."""
+
+
 class Verdict(NamedTuple):
-    """Whether the samples of a run can be taken for the posterior, for one who does not know the diagnostics."""
+    """Whether the error bars of a run can be trusted, for one who does not know the diagnostics."""
 
     is_trusted: bool
+    """Whether they were found to be both calibrated and reproducible."""
     sentence: str
-    """The gravest finding and what to do, or that none was found."""
-    findings: tuple[str, ...]
-    """All of them, gravest first."""
+    """Why, or why not and what to do."""
+    remarks: tuple[str, ...]
+    """What else one who uses the run should know."""
+    calibrated: Criterion
+    """Are they right where labels were held back from training?"""
+    reproducible: Criterion
+    """Would another run give the same?"""
+    mixed: Criterion
+    """Are the samples draws of one posterior?"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        criteria = {name: getattr(self, name)._asdict() for name in ("calibrated", "reproducible", "mixed")}
+        return self._asdict() | criteria | {"remarks": list(self.remarks)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From what JSON made of ``_asdict()``."""
-        findings = tuple(str(finding) for finding in values["findings"])
-        return cls(bool(values["is_trusted"]), str(values["sentence"]), findings)
+        """From what JSON made of :meth:`to_dict`."""
+        criteria = []
+        for name in ("calibrated", "reproducible", "mixed"):
+            each = values[name]
+            holds = None if each["holds"] is None else bool(each["holds"])
+            figures = {str(key): float("nan" if value is None else value) for key, value in each["figures"].items()}
+            criteria.append(Criterion(holds, str(each["sentence"]), str(each["advice"]), figures))
+        remarks = tuple(str(remark) for remark in values["remarks"])
+        return cls(bool(values["is_trusted"]), str(values["sentence"]), remarks, *criteria)
 
 
 class PickledByFields:

@@ -20,7 +20,7 @@ from bnn_jax import BNNCalculator, InputError, Posterior, Predictive, load_expor
 from bnn_jax import export as module
 from bnn_jax.atoms import Dataset, gather_batch, pack
 from bnn_jax.cli import main
-from bnn_jax.types import TrustWarning, Verdict
+from bnn_jax.types import Criterion, TrustWarning, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_calculator_takes_it(posterior, file):
 
 
 def test_a_verdict_goes_along(posterior, tmp_path):
-    verdict = Verdict(False, "Do not trust it.", ("It is random.",))
+    verdict = Verdict(False, "Do not trust it.", ("It is random.",), *3 * [Criterion(None, "Who knows.", "", {})])
     exported = load_exported(dataclasses.replace(posterior, verdict=verdict).export(tmp_path / "file"))
     assert exported.verdict == verdict
     with pytest.warns(TrustWarning, match="Do not trust it"):
@@ -156,7 +156,7 @@ def test_bad_files_and_platforms_get_a_sentence(posterior, file, tmp_path, monke
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="There is no file"):
         load_exported(tmp_path / "none")
-    with pytest.raises(InputError, match="format '2', not 'predictor 1'; export it again, or load a posterior"):
+    with pytest.raises(InputError, match="format '3', not 'predictor 2'; export it again, or load a posterior"):
         load_exported(posterior.save(tmp_path / "posterior"))
     with pytest.raises(InputError, match="posterior format 'predictor 1'"):
         Posterior.load(file)

@@ -10,7 +10,7 @@ from posteriors import molecular_posterior
 from systems import rattled, water
 
 from bnn_jax import BNNCalculator, InputError, load_exported
-from bnn_jax.types import Verdict
+from bnn_jax.types import Criterion, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -60,5 +60,8 @@ def test_they_show_themselves_in_a_line(posterior, exported):
     line = f"3 samples of {num_weights:,} weights, H O"
     assert repr(posterior) == f"<Posterior: sghmc, seed 0; {line}>"
     assert repr(exported) == f"<Predictor: {line}>"
-    judged = type(posterior)(**posterior.__getstate__() | {"verdict": Verdict(False, "Do not trust it.", ())})
+    judged = type(posterior)(
+        **posterior.__getstate__()
+        | {"verdict": Verdict(False, "Do not trust it.", (), *3 * [Criterion(None, "Who knows.", "", {})])}
+    )
     assert repr(judged.predictor) == f"<Predictor: {line}, not to be trusted yet>"

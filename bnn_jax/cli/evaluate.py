@@ -11,7 +11,7 @@ from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Evaluate
 from bnn_jax.evaluation import check_shared_structures
 from bnn_jax.methods import Posterior
-from bnn_jax.report import assess, score_table, scores_to_json
+from bnn_jax.report import assess, beyond_note, score_table, scores_to_json
 from bnn_jax.types import InputError
 
 
@@ -31,6 +31,8 @@ def run(command: Evaluate) -> None:
     if command.json is not None:
         write_text_atomic(command.json, scores_to_json(scores))
     print(score_table(scores))
+    if note := beyond_note(int(scores.get("num_beyond_validated", 0)), len(test), scores):
+        print(note)
     if posterior.verdict is not None and not posterior.verdict.is_trusted:
         print(f"Verdict of the run: {posterior.verdict.sentence}")
 

@@ -16,7 +16,7 @@ from bnn_jax.devices import is_first, wait_for_all
 from bnn_jax.methods import Posterior
 from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.methods.recorder import losses_explained
-from bnn_jax.report import score_table, write_run_report
+from bnn_jax.report import beyond_note, score_table, write_run_report
 from bnn_jax.sampling.diagnostics import MIN_DRAWS
 from bnn_jax.types import InputError
 
@@ -153,7 +153,10 @@ def _print_report(out: Path, report: dict[str, dict], posterior: Posterior) -> N
         per_chain = posterior.num_samples // posterior.num_chains
         print(f"No R-hat: it needs held-out structures and {MIN_DRAWS} samples a chain (there are {per_chain}).")
     if "metrics" in report:
-        print(score_table(_numbers(report["metrics"])))
+        scores = _numbers(report["metrics"])
+        print(score_table(scores))
+        if note := beyond_note(int(scores.get("num_beyond_validated", 0)), int(scores["num_structures"]), scores):
+            print(note)
     if posterior.verdict is not None:
         print(f"Verdict: {posterior.verdict.sentence}")
     print(f"{out}: {posterior.num_samples} samples in {POSTERIOR_FILE}, plots in {out / 'plots'}.")

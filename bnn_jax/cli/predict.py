@@ -15,6 +15,7 @@ from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Predict
 from bnn_jax.export import is_exported, load_exported
 from bnn_jax.methods import Posterior
+from bnn_jax.report import beyond_note
 from bnn_jax.types import InputError, Predictive
 
 
@@ -27,11 +28,15 @@ def run(command: Predict) -> None:
     out = checked_output(command.out, command.overwrite)
     posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
     structures = load(command.structures, use_labels=False)
-    frames = predicted_structures(structures, posterior.predict(structures))
+    predictive = posterior.predict(structures)
+    frames = predicted_structures(structures, predictive)
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
     write_text_atomic(out, text.getvalue())
     print(f"{out}: {len(frames)} structures, {posterior.num_samples} samples; energies in eV, forces in eV/Angstrom.")
+    beyond = predictive.structures_beyond_validated
+    if beyond is not None and (note := beyond_note(int(beyond.sum()), len(beyond))):
+        print(note)
 
 
 def checked_output(name: str, overwrite: bool) -> Path:
@@ -72,7 +77,14 @@ def _predicted_structure(structures: Dataset, predictive: Predictive, i: int) ->
     for name in ("energy_std", "energy_std_aleatoric", "energy_std_epistemic", "energy_half_width"):
         if (values := getattr(predictive, name)) is not None:
             atoms.info[name] = float(values[i])
-    for name in ("forces_std", "forces_std_aleatoric", "forces_std_epistemic", "forces_half_width", "score"):
+    for name in (
+        "forces_std",
+        "forces_std_aleatoric",
+        "forces_std_epistemic",
+        "forces_half_width",
+        "score",
+        "beyond_validated",
+    ):
         if (values := getattr(predictive, name)) is not None:
             atoms.set_array(name, values[rows])
     return atoms

@@ -25,9 +25,10 @@ from bnn_jax.methods.registry import get
 from bnn_jax.predict import Predictor, described, every_sample
 from bnn_jax.rigidity import Network
 from bnn_jax.types import AtomGraph, InputError, Params, PickledByFields, Potential, Prediction, Predictive, Verdict
+from bnn_jax.validated import ValidatedRange
 
 POSTERIOR_FILE = "posterior.safetensors"
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 
 
 def num_shared(dataset: Dataset, hashes: UInt64[np.ndarray, " structure"] | None) -> int:
@@ -121,6 +122,8 @@ class Posterior(PickledByFields):
     """Of the training structures (:meth:`bnn_jax.Dataset.hashes`), to tell when they are met again in a test set."""
     calibration: Calibration | None = None
     """Corrects the error bars of predictions; from :meth:`calibrated`."""
+    validated: ValidatedRange | None = None
+    """Beyond which no label could check the error bars; None where there was no validation set."""
 
     @cached_property
     def potential(self) -> Potential:
@@ -137,6 +140,7 @@ class Posterior(PickledByFields):
             self.config.model.cutoff,
             self.verdict,
             self.calibration,
+            self.validated,
         )
 
     def __repr__(self) -> str:
@@ -241,10 +245,12 @@ class Posterior(PickledByFields):
             "num_samples": str(self.num_samples),
             "seed": str(self.seed),
             "sampling": json.dumps(None if self.sampling is None else self.sampling._asdict()),
-            "verdict": json.dumps(None if self.verdict is None else self.verdict._asdict()),
+            "verdict": json.dumps(None if self.verdict is None else self.verdict.to_dict()),
         }
         if self.calibration is not None:
             metadata["calibration"] = self.calibration.to_json()
+        if self.validated is not None:
+            metadata["validated"] = self.validated.to_json()
         hashes = np.zeros(0, np.uint64) if self.train_hashes is None else self.train_hashes
         save_tree(path, {"samples": self.samples, "train_hashes": hashes}, metadata | {"num_train": str(len(hashes))})
         return path
@@ -315,4 +321,5 @@ def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
         "sampling": sampling,
         "verdict": verdict,
         "calibration": Calibration.from_json(metadata["calibration"]) if "calibration" in metadata else None,
+        "validated": ValidatedRange.from_json(metadata["validated"]) if "validated" in metadata else None,
     }

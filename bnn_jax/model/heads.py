@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.radial import MLP
 
-
 LARGEST_STD = 10.0
 """In units of ``scale``, that :func:`bounded` approaches."""
 

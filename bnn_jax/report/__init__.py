@@ -13,10 +13,11 @@ from bnn_jax.report.plots import (
     write_evaluation,
 )
 from bnn_jax.report.run_report import assess, write_run_report
-from bnn_jax.report.table import score_table, scores_to_json, to_json
+from bnn_jax.report.table import beyond_note, score_table, scores_to_json, to_json
 
 __all__ = [
     "assess",
+    "beyond_note",
     "calibration",
     "energy_path",
     "error_density",

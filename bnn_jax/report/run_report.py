@@ -84,7 +84,7 @@ def write_run_report(
                 for name, value in posterior.sampling._asdict().items()
             }
         if posterior.verdict is not None:
-            numbers |= {"verdict": posterior.verdict.sentence, "findings": list(posterior.verdict.findings)}
+            numbers |= {"verdict": posterior.verdict.to_dict()}
         write_text_atomic(path, to_json(numbers))
     report["diagnostics"] = json.loads(path.read_text())
     path = folder / "metrics.json"

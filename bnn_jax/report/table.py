@@ -13,6 +13,9 @@ UNITS = {
     "nece": "1/(eV/Angstrom)",
     "auroc": "dimensionless",
     "interval_coverage": "dimensionless",
+    "rms_z": "dimensionless",
+    "coverage": "dimensionless",
+    "fraction": "dimensionless",
     "seconds": "s",
 }
 """What the figures of :func:`bnn_jax.evaluate` are in."""
@@ -24,12 +27,20 @@ _ROWS = (
     ("energy std, mean", "energy_std", None, "same"),
     ("energy coverage", "energy_interval_coverage", None, "none"),
     ("energy half-width", "energy_half_width", None, "same"),
+    ("energy rms z", "energy_rms_z", None, "none"),
+    ("energy within 68 %", "energy_coverage_68", None, "none"),
+    ("energy within 95 %", "energy_coverage_95", None, "none"),
+    ("energy CRPS", "energy_crps", None, "same"),
     ("energy MLL", "energy_mll", "energy_mll_aleatoric", "log density"),
     ("forces MAE", "forces_mae", None, "same"),
     ("forces RMSE", "forces_rmse", None, "same"),
     ("forces std, mean", "forces_std", "forces_std_aleatoric", "same"),
     ("forces coverage", "forces_interval_coverage", None, "none"),
     ("forces half-width", "forces_half_width", None, "same"),
+    ("forces rms z", "forces_rms_z", None, "none"),
+    ("forces within 68 %", "forces_coverage_68", None, "none"),
+    ("forces within 95 %", "forces_coverage_95", None, "none"),
+    ("forces CRPS", "forces_crps", None, "same"),
     ("forces MLL", "forces_mll", "forces_mll_aleatoric", "log density"),
     ("forces NECE", "forces_nece", None, "density"),
     ("forces AUROC", "forces_auroc", "forces_auroc_aleatoric", "none"),
@@ -55,6 +66,27 @@ def score_table(scores: Mapping[str, float]) -> str:
     if "seconds" in scores:
         title += f", {scores['seconds']:.1f} s"
     return "\n".join([title, *head, *lines])
+
+
+def beyond_note(num_beyond: int, num_structures: int, scores: Mapping[str, float] | None = None) -> str | None:
+    """A sentence on the structures beyond the validated range; None where there is none.
+
+    Args:
+        num_beyond: of them.
+        num_structures: of all.
+        scores: as ``evaluate`` returns them, for the coverage within the range and beyond it.
+    """
+    if num_beyond == 0:
+        return None
+    text = (
+        f"{num_beyond} of {num_structures} structures lie beyond the validated range (an atom's expected error is"
+        " larger than any of its element in the validation set): no label has checked error bars there."
+    )
+    shares = [(scores or {}).get(f"forces_coverage_95_{where}") for where in ("within", "beyond")]
+    within, beyond = (float("nan") if share is None else 100 * share for share in shares)
+    if math.isnan(within) or math.isnan(beyond):
+        return text
+    return f"{text} Here 95 % intervals of forces hold {within:.0f} % within the range and {beyond:.0f} % beyond it."
 
 
 def _line(scores: Mapping[str, float], name: str, key: str, aleatoric_key: str | None, kind: str) -> str:
