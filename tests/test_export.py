@@ -158,7 +158,7 @@ def test_bad_files_and_platforms_get_a_sentence(posterior, file, tmp_path, monke
         load_exported(tmp_path / "none")
     with pytest.raises(InputError, match="format '3', not 'predictor 2'; export it again, or load a posterior"):
         load_exported(posterior.save(tmp_path / "posterior"))
-    with pytest.raises(InputError, match="posterior format 'predictor 1'"):
+    with pytest.raises(InputError, match="posterior format 'predictor 2'"):
         Posterior.load(file)
     content = file.read_bytes()
     for position in np.linspace(8, len(content) - 1, 20).astype(int):
