@@ -1,22 +1,31 @@
 """The one call of a script: from structures to a posterior."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.parts import check_parts
 from bnn_jax.atoms.sources import Structures, load
+from bnn_jax.checkpoint import open_run, refuse_occupied
 from bnn_jax.config import Config
-from bnn_jax.devices import is_first
-from bnn_jax.methods import Posterior, registry
+from bnn_jax.devices import agreed, is_first
+from bnn_jax.methods import Posterior, registry, sghmc
+from bnn_jax.planning import Timing, further, group_steps, planned
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.types import InputError
 from bnn_jax.validated import ValidatedRange
 from bnn_jax.verdict import judge_predictive, monitored
+
+FIRST_SHARE = 0.5
+"""Of the minutes, for the first judgement of a run that goes on until it is trusted."""
 
 
 def fit(
@@ -33,6 +42,9 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     allow_missing_labels: bool = False,
     checked: bool = False,
+    minutes: float | None = None,
+    until: Literal["trusted"] | None = None,
+    on_verdict: Callable[[Posterior], None] = lambda _: None,
 ) -> Posterior:
     """A potential with error bars by ``config.method``, given labelled structures: by default samples of the posterior.
 
@@ -53,6 +65,11 @@ def fit(
         metadata: further plain values for the record of a new run, ``run.json``.
         allow_missing_labels: consent to structures that lack labels which others of their set have.
         checked: :func:`bnn_jax.atoms.check_parts` was asked about these sets already.
+        minutes: that the run may take on this machine. A new run stretches or shrinks the steps before its first sample
+            and between samples so that it fills them, or half of them with ``until``.
+        until: ``trusted`` extends the run by samples or chains until its verdict trusts the error bars or the
+            ``minutes`` are over; without ``minutes`` it goes on until then.
+        on_verdict: called with the posterior each time that one was judged.
 
     Returns:
         The posterior with a verdict on it, which ``out`` then holds too.
@@ -70,29 +87,80 @@ def fit(
         check_parts(train, {} if valid is None else {"valid": valid}, allow_missing_labels)
     options = {"on_divergence": on_divergence, "devices_per_chain": devices_per_chain}
     if config.method != "sghmc":
-        if (on_divergence, devices_per_chain) != ("stop", 1):
+        if (on_divergence, devices_per_chain, minutes, until) != ("stop", 1, None, None):
             raise InputError(
-                f"on_divergence and devices_per_chain are for sghmc, not for {config.method}; leave them out."
+                "on_divergence, devices_per_chain, minutes and until are for sghmc, not for"
+                f" {config.method}; leave them out."
             )
         options = {}
-    posterior = registry.get(config.method).fit(
-        jax.random.key(seed),
-        train,
-        valid,
+    if until is not None and valid is None:
+        raise InputError("until='trusted' needs a validation set, on which trust is found out; give valid (--valid).")
+    start, rng_key = time.monotonic(), jax.random.key(seed)
+    plan, timing = {}, None
+    config = _as_planned(config, out) if resume and out is not None and (minutes, until) != (None, None) else config
+    is_new = out is None or not (resume and (Path(out) / "run.json").exists())
+    if minutes is not None and is_new:
+        if out is not None:
+            refuse_occupied(out, config)
+        timing = Timing(*sghmc.time_steps(rng_key, train, config, devices_per_chain))
+        share = 1.0 if until is None else FIRST_SHARE
+        config = planned(config, share * minutes, timing, share * (time.monotonic() - start))
+        plan = {"plan": {"minutes": minutes, **timing._asdict()}}
+    num_done = 0
+    if minutes is not None and until is not None and not is_new:
+        timing = Timing(*sghmc.time_steps(rng_key, train, config, devices_per_chain))
+    step_seconds = 0.0 if timing is None else timing.step_seconds
+    with tempfile.TemporaryDirectory() if until is not None and out is None else contextlib.nullcontext(out) as folder:
+        while True:
+            begun = time.monotonic()
+            posterior = registry.get(config.method).fit(
+                rng_key,
+                train,
+                valid,
+                config,
+                seed=seed,
+                out=folder,
+                resume=resume,
+                progress=progress,
+                metadata={**(metadata or {}), **plan},
+                **options,
+            )
+            posterior = _judged(posterior, train, valid)
+            if folder is not None and is_first():
+                posterior.save(folder)
+            on_verdict(posterior)
+            if until is None or (posterior.verdict is not None and posterior.verdict.is_trusted):
+                return posterior
+            seconds_left = float("inf") if minutes is None else 60 * minutes - (time.monotonic() - start)
+            num_steps = group_steps(posterior.config.sampler)
+            step_seconds = max(step_seconds, (time.monotonic() - begun) / max(num_steps - num_done, 1))
+            more = further(posterior.config, posterior.verdict, agreed(seconds_left), agreed(step_seconds))
+            if more is None:
+                return posterior
+            config, resume, num_done = more, True, num_steps
+
+
+def _as_planned(config: Config, out: str | Path) -> Config:
+    """That of the run in the folder, which may have planned and extended itself, where nothing else differs."""
+    if not (Path(out) / "run.json").exists():
+        return config
+    found = open_run(out).config
+    names = ("num_samples", "num_chains", "chains_at_once", "convergence_steps", "cycle_steps")
+    own = {name: getattr(found.sampler, name) for name in names}
+    data = {name: getattr(found.model, name) for name in ("species", "avg_num_neighbors", "scale")}
+    asked = dataclasses.replace(
         config,
-        seed=seed,
-        out=out,
-        resume=resume,
-        progress=progress,
-        metadata=metadata,
-        **options,
+        model=dataclasses.replace(config.model, **data),
+        sampler=dataclasses.replace(config.sampler, **own),
     )
+    return found if asked == found else config
+
+
+def _judged(posterior: Posterior, train: Dataset, valid: Dataset | None) -> Posterior:
+    """With its verdict, and the range that labels could check."""
     held_out = monitored(train if valid is None else valid)
     predictive = posterior.predict(held_out)
     verdict = judge_predictive(posterior, predictive, held_out, labels_are_held_out=valid is not None)
     is_labelled = np.asarray(np.isfinite(held_out.forces).all(axis=1))
     validated = None if valid is None else ValidatedRange.of(predictive, held_out.numbers, is_labelled)
-    posterior = dataclasses.replace(posterior, verdict=verdict, validated=validated)
-    if out is not None and is_first():
-        posterior.save(out)
-    return posterior
+    return dataclasses.replace(posterior, verdict=verdict, validated=validated)

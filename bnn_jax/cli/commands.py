@@ -66,6 +66,10 @@ class Fit:
     """Validation set: a part of DATA (0 for none), or a file; a tenth of DATA if not given."""
     test: Annotated[str | None, arg(metavar="PATH|COUNT", help_behavior_hint=QUIET)] = None
     """Test set for metrics.json: a file or known name, or that many structures of DATA."""
+    minutes: Annotated[float | None, arg(metavar="M", help_behavior_hint=QUIET)] = None
+    """Time that the run may take: a new one plans its schedule from the measured time of a step."""
+    until: Annotated[Literal["trusted"] | None, arg(help_behavior_hint=QUIET)] = None
+    """Extend the run by samples or chains until its error bars can be trusted, or the minutes are over."""
     seed: Annotated[int | None, arg(metavar="S", help_behavior_hint=QUIET)] = None
     """Seed of the split and of all that is random in the run; 0 if not given."""
     resume: Annotated[bool, arg(help_behavior_hint=QUIET)] = False

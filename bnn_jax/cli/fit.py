@@ -1,5 +1,6 @@
 """``bnn-jax fit``: check everything, sample, and report."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from bnn_jax.methods.base import POSTERIOR_FILE
 from bnn_jax.methods.recorder import losses_explained
 from bnn_jax.report import beyond_note, score_table, write_run_report
 from bnn_jax.sampling.diagnostics import MIN_DRAWS
-from bnn_jax.types import InputError
+from bnn_jax.types import Criterion, InputError
 
 
 class Parts(NamedTuple):
@@ -42,7 +43,7 @@ def run(command: Fit) -> Posterior:
     others = {name: part for name, part in (("valid", parts.valid), ("test", parts.test)) if part is not None}
     check_parts(parts.train, others, allow_missing_labels=True)  # files with gaps are read with consent only
     out = Path(command.out)
-    posterior = _finished(out, settled)
+    posterior = _finished(out, settled, command.until is not None)
     if posterior is not None:
         if settled.run is not None and settled.run.record["data_fingerprint"] != parts.train.fingerprint():
             raise InputError(f"{out} was sampled on other training data; give the same data or choose another --out.")
@@ -60,6 +61,9 @@ def run(command: Fit) -> Posterior:
             on_divergence=command.on_divergence,
             devices_per_chain=command.devices_per_chain,
             checked=True,
+            minutes=command.minutes,
+            until=command.until,
+            on_verdict=_print_figures if command.until else lambda _: None,
             metadata={METADATA_KEY: {"data": command.data, **settled.data_options}},
         )
     if is_first():
@@ -121,12 +125,36 @@ def _part_size(option: str, size: int, name: str) -> int | None:
     return int(number)
 
 
-def _finished(out: Path, settled: Settled) -> Posterior | None:
-    """The posterior of the run in the folder, where that has all the samples that are asked for."""
+def _finished(out: Path, settled: Settled, until_trusted: bool) -> Posterior | None:
+    """The posterior of the run in the folder, where there is nothing to add to it."""
     if settled.run is None or not (out / POSTERIOR_FILE).exists():
         return None
     posterior = Posterior.load(out)
-    return posterior if posterior.config == settled.config else None
+    is_done = not until_trusted or (posterior.verdict is not None and posterior.verdict.is_trusted)
+    return posterior if posterior.config == settled.config and is_done else None
+
+
+def _print_figures(posterior: Posterior) -> None:
+    """The three questions of a verdict, each with its leading figure, in a line."""
+    verdict = posterior.verdict
+    if verdict is None or not is_first():
+        return
+
+    def figure(part: Criterion, name: str) -> str:
+        value = part.figures.get(name, float("nan"))
+        return "-" if math.isnan(value) else f"{value:.2f}"
+
+    words = {True: "yes", False: "no", None: "unknown"}
+    shift, factor = (figure(verdict.reproducible, f"forces_{name}_of_another_run") for name in ("shift", "factor"))
+    num_samples = posterior.num_samples // posterior.num_chains
+    print(
+        f"{posterior.num_chains} chains, {num_samples} samples each:"
+        f" calibrated {words[verdict.calibrated.holds]} (rms z of forces"
+        f" {figure(verdict.calibrated, 'forces_rms_z')});"
+        f" reproducible {words[verdict.reproducible.holds]} (another run's forces by {shift} stds, its stds by a factor"
+        f" {factor}); mixed {words[verdict.mixed.holds]} (median R-hat {figure(verdict.mixed, 'rhat_median')}).",
+        flush=True,
+    )
 
 
 def _doing(settled: Settled) -> str:

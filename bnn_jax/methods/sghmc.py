@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bnn_jax.atoms.graph import PackedData, batch_bound, batch_size_needed, gath
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import RunFolder
 from bnn_jax.config import Config
-from bnn_jax.devices import chain_mesh, is_first
+from bnn_jax.devices import agreed, chain_mesh, is_first
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import chain_log, recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
@@ -30,6 +31,8 @@ from bnn_jax.sampling.groups import RunProgress, cut, extended, group_size
 from bnn_jax.sampling.progress import OnDivergence, Progress, Turn, begin, drive
 from bnn_jax.types import InputError, Params, Potential, PRNGKey
 
+TIMED_SECONDS = 1.0
+"""That a measurement of steps takes at least, unless ``log_every`` of them take less."""
 _LESS_MEMORY = "lower sampler.batch_size, sampler.num_chains or model.num_features, or use a larger machine"
 
 
@@ -114,6 +117,34 @@ def fit(
     )
     posterior = _posterior(final, config, statistics, seed)
     return dataclasses.replace(posterior, train_hashes=train.hashes())
+
+
+def time_steps(rng_key: PRNGKey, train: Dataset, config: Config, devices_per_chain: int = 1) -> tuple[float, float]:
+    """Seconds until a group of chains has taken its first step, compilation included, and of a step after that.
+
+    Args:
+        rng_key: as of :func:`fit`.
+        train: training set.
+        config: of the run.
+        devices_per_chain: as of :func:`fit`.
+    """
+    _check_groups(config, devices_per_chain)
+    check_batch_size(config.sampler.batch_size, train, "sampler.batch_size")
+    config, _, packed = prepare(train, None, config)
+    begun = time.perf_counter()
+    chunk, plan, (states, *_) = build_chains(rng_key, packed, config, devices_per_chain)
+    data, indices = chunk.place(packed), np.repeat(plan(0, 0, 1), config.sampler.log_every, axis=0)
+
+    def seconds(num_steps: int) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(chunk(states, data, indices, num_steps))
+        return time.perf_counter() - start
+
+    seconds(1)
+    compile_seconds, num_steps = time.perf_counter() - begun, 1
+    while (taken := seconds(num_steps)) < TIMED_SECONDS and num_steps < config.sampler.log_every:
+        num_steps = min(2 * num_steps, config.sampler.log_every)
+    return agreed(compile_seconds), agreed(taken / num_steps)
 
 
 def is_extension(old: Config, new: Config) -> bool:
