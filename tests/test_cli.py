@@ -19,6 +19,7 @@ from commands import MODEL, SAMPLER, SETTINGS, contents, environment, write_ammo
 import bnn_jax
 from bnn_jax.checkpoint import load_arrays, read_jsonl
 from bnn_jax.cli import main
+from bnn_jax.config.presets import PRESETS
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
 SCRIPT = """
@@ -243,9 +244,7 @@ def test_data_commands(capsys):
 
 
 def test_demo_fits_shows_and_continues(tmp_path, capsys, monkeypatch):
-    values = {f"sampler.{key}": value for key, value in SAMPLER.items()}
-    values |= {f"model.{key}": value for key, value in MODEL.items()}
-    monkeypatch.setattr("bnn_jax.cli.demo.DEMO", values)
+    monkeypatch.setitem(PRESETS, "quick", {"model": MODEL, "sampler": SAMPLER})
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out)]) == 0
     printed = capsys.readouterr().out

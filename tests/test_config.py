@@ -47,7 +47,7 @@ def test_every_number_has_a_range_with_two_ends(section, key):
             assert f"{section}.{key} is {name}; it must be" in refused(section, key, float(name))
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("name", ["tiny", "quick", "small", "paper"])
 def test_presets_survive_yaml(name):
     config = Config.preset(name)
     assert Config.from_yaml_text(config.to_yaml()) == config

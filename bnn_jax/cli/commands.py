@@ -49,7 +49,7 @@ class Fit:
     """Training structures with energies, forces or both."""
     out: Annotated[str, arg(metavar="RUN")]
     """Run folder to make, or to continue with --resume."""
-    preset: Annotated[Literal["tiny", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
+    preset: Annotated[Literal["tiny", "quick", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
     """Named configuration (small unless --config is given)."""
     config: Annotated[str | None, arg(metavar="FILE.yaml", help_behavior_hint=QUIET)] = None
     """Configuration file, in place of a preset."""
@@ -208,7 +208,7 @@ class Compare:
     """Folder of the comparison, to make or to go on with."""
     methods: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint=QUIET)] = ("all",)
     """Methods, of sghmc, ensemble, dropout, mean_variance, evidential, mixture, laplace; all if not given."""
-    preset: Annotated[Literal["tiny", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
+    preset: Annotated[Literal["tiny", "quick", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
     """Named configuration (small unless --config is given); its sampler sets the budget of every method."""
     config: Annotated[str | None, arg(metavar="FILE.yaml", help_behavior_hint=QUIET)] = None
     """Configuration file, in place of a preset."""

@@ -11,9 +11,6 @@ from bnn_jax.cli import fit
 from bnn_jax.cli.commands import Demo, Fit
 from bnn_jax.report import energy_path, save
 
-DEMO = {"sampler.convergence_steps": 20_000, "sampler.cycle_steps": 2_000}
-"""What the demo changes of the preset ``small``."""
-
 
 def run(command: Demo) -> None:
     """Fit, evaluate and plot; an earlier demo in the same folder is continued.
@@ -25,13 +22,11 @@ def run(command: Demo) -> None:
     out = Path(command.out)
     if (out / "run.json").exists():
         print(f"{out} holds a demo already, which is continued or finished.")
-    settings = tuple(f"{key}={value}" for key, value in DEMO.items())
     posterior = fit.run(
         Fit(
             data=("ammonia",),
             out=command.out,
-            preset="small",
-            set=settings,
+            preset="quick",
             valid="8",
             test="ammonia/test",
             seed=command.seed,
@@ -52,6 +47,7 @@ def run(command: Demo) -> None:
         )
         save(figure, plot)
     print(f"The energy along ammonia's umbrella inversion, with error bars: {plot}")
+    print(f"Errors against error bars, validated or beyond: {out / 'plots' / 'test' / 'forces_reliability.png'}")
 
 
 def nitrogen_height(molecules: Dataset) -> Float[np.ndarray, " structure"]:

@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen dataclasses, strict YAML in and out, and the presets tiny, small and paper."""
+"""The configuration of a run: frozen dataclasses, strict YAML in and out, presets by name."""
 
 from bnn_jax.config.config import Config
 from bnn_jax.config.presets import PresetName

@@ -1,8 +1,8 @@
-"""The presets by name: ``tiny`` for tests, ``small`` for a laptop, ``paper`` for the published settings."""
+"""The presets: ``tiny`` for tests, ``quick`` for a first look, ``small`` for a laptop, ``paper`` as published."""
 
 from typing import Any, Literal
 
-PresetName = Literal["tiny", "small", "paper"]
+PresetName = Literal["tiny", "quick", "small", "paper"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -10,17 +10,34 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampler": {"convergence_steps": 200, "cycle_steps": 50, "num_samples": 4},
         "trainer": {"num_steps": 400, "log_every": 50},
     },
-    "small": {
-        "model": {"l_max": 2},
+    # Many short chains of a small network: far from the data they know better what they do not know than few long ones.
+    "quick": {
+        "model": {"num_blocks": 2, "num_features": 8, "radial_hidden": [16]},
         "sampler": {
-            "num_chains": 2,
+            "num_chains": 8,
             "num_samples": 4,
             "batch_size": 5,
             "mass": "kronecker",
-            "convergence_steps": 26_000,
+            "convergence_steps": 8_000,
+            "step_size_first": 2e-2,
+            "step_size_last": 1e-4,
+            "cycle_steps": 500,
+            "cycle_step_size": 5e-4,
+            "log_every": 500,
+        },
+        "trainer": {"batch_size": 5, "num_steps": 8_000, "log_every": 200},
+    },
+    "small": {
+        "model": {"l_max": 2},
+        "sampler": {
+            "num_chains": 4,
+            "num_samples": 4,
+            "batch_size": 5,
+            "mass": "kronecker",
+            "convergence_steps": 13_000,
             "step_size_first": 2e-2,
             "step_size_last": 1e-3,
-            "cycle_steps": 4_000,
+            "cycle_steps": 2_000,
             "cycle_step_size": 5e-4,
             "log_every": 500,
         },

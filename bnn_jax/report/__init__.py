@@ -9,6 +9,7 @@ from bnn_jax.report.plots import (
     error_vs_std,
     evaluation_figures,
     parity,
+    reliability,
     roc,
     write_evaluation,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "error_vs_std",
     "evaluation_figures",
     "parity",
+    "reliability",
     "rhat",
     "roc",
     "save",

@@ -18,7 +18,8 @@ def energy_path(
 ) -> Figure:
     """Predicted energy along a path with its error band, over the reference, and the largest force std below.
 
-    Energies are relative to the lowest reference energy, or to the lowest prediction without one.
+    Energies are relative to the lowest reference energy, or to the lowest prediction without one. Where the structures
+    lie beyond the validated range the background says so.
 
     Args:
         coordinate: place of each structure on the path, ascending.
@@ -49,7 +50,13 @@ def energy_path(
         bottom.plot(coordinate, largest, style, color=color, linewidth=2, label=name)
     bottom.set(xlabel=coordinate_label, ylabel="Largest force std (eV/Å)")
     bottom.set_ylim(bottom=0.0)
+    beyond = predictive.structures_beyond_validated
     for axes in (top, bottom):
+        if beyond is not None and beyond.any():
+            axes.fill_between(
+                coordinate, 0, 1, where=beyond.tolist(), step="mid", transform=axes.get_xaxis_transform(), color=ORANGE,
+                alpha=0.1, linewidth=0, label="beyond the validated range" if axes is top else None,
+            )  # fmt: skip
         if known is not None:
             axes.axvspan(
                 *known, color=GREY, alpha=0.12, linewidth=0, label="in the training set" if axes is top else None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from bnn_jax.metrics import (
@@ -200,6 +200,50 @@ def roc(
     return figure
 
 
+def reliability(
+    errors: Float[np.ndarray, " element"],
+    stds: Float[np.ndarray, " element"],
+    is_beyond: Bool[np.ndarray, " element"],
+    *,
+    quantity: str = "Force component",
+    unit: str = "eV/Å",
+) -> Figure:
+    """Errors over stds, as root mean squares of groups of like stds, within the validated range and beyond it.
+
+    Args:
+        errors: predictions minus references, in ``unit``.
+        stds: predicted standard deviations, same unit, positive.
+        is_beyond: which elements belong to structures beyond the validated range.
+        quantity: what the axes show.
+        unit: its unit, for the labels.
+
+    Reference:
+        Levi et al. (2022), doi:10.3390/s22155540, for the groups of like stds.
+    """
+    figure, (axes,) = new_figure(height=5.6)
+    shown = []
+    for chosen, color, marker, name in ((~is_beyond, BLUE, "o", "within"), (is_beyond, ORANGE, "s", "beyond")):
+        if not chosen.any():
+            continue
+        order = np.argsort(stds[chosen])
+        groups = np.array_split(order, min(12, max(1, order.size // 20)))
+        x, y = (
+            np.array([np.sqrt(np.mean(values[chosen][group] ** 2)) for group in groups]) for values in (stds, errors)
+        )
+        inside = 100 * np.mean(np.abs(errors[chosen]) <= 2 * stds[chosen])
+        label = f"{name} the validated range: 95 % intervals hold {inside:.0f} %"
+        axes.plot(x, y, marker, color=color, markersize=7, label=label)
+        shown += [x, y]
+    values = np.concatenate(shown)
+    low, high = values[values > 0].min() / 1.5, values.max() * 1.5
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1, zorder=1, label="errors as large as their stds")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    name = quantity.lower()
+    axes.set(xlabel=f"Predicted standard deviation of {name} ({unit})", ylabel=f"RMS error of {name} ({unit})")
+    axes.legend(loc="lower right")
+    return figure
+
+
 def evaluation_figures(
     predictive: Predictive,
     energy: Float[np.ndarray, " structure"] | None,
@@ -228,6 +272,9 @@ def evaluation_figures(
         if (std > 0).all():  # not every method has error bars in the unit of the forces
             figures["forces_error_vs_std"] = error_vs_std(errors, std, scale="log")
             figures["forces_calibration"] = calibration(mean, std, target)
+            if (beyond := predictive.structures_beyond_validated) is not None:
+                of_atoms = np.repeat(beyond, predictive.num_atoms)[:, None]
+                figures["forces_reliability"] = reliability(errors, std, np.broadcast_to(of_atoms, keep.shape)[keep])
         if (stds[:, keep] > 0).all():
             figures["forces_error_density"] = error_density(errors, stds[:, keep], mean - samples[:, keep])
         figures["forces_roc"] = roc(errors, predictive.forces_score[keep], forces_threshold)

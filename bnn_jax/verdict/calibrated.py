@@ -121,7 +121,7 @@ def _judged(
         figures |= {f"{name} coverage {label}": found.mean, f"{name} coverage {label} error": found.error}
     figures = {key.replace(" ", "_"): value for key, value in figures.items()}
     shares = " and ".join(f"{100 * found.mean:.0f} %" for found in inside.values())
-    text = f"of the {name} {shares} lie within one and two stds (68 and 95 % expected)"
+    text = f"{shares} of the {name} within one and two stds (68 and 95 % expected)"
     if factor < 1 / CONSERVATIVE and abs(square.mean - 1) > square.reach:
         text += f", conservative by a factor of {1 / factor:.1f}"
     beyond = not 1 / MAX_WIDTH <= factor <= max_factor and abs(square.mean - 1) > square.reach

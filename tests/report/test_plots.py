@@ -14,6 +14,7 @@ from bnn_jax.report import (
     error_vs_std,
     evaluation_figures,
     parity,
+    reliability,
     rhat,
     roc,
     save,
@@ -103,6 +104,23 @@ def test_error_vs_std_logarithmic_shows_absolute_errors_even_of_zero():
     for multiple in (1.0, 2.0):
         envelope = line(axes, f"{multiple:.0f}σ")
         assert envelope.get_ydata() == pytest.approx(multiple * envelope.get_xdata())
+
+
+def test_reliability_parts_what_was_validated_from_what_was_not():
+    rng = np.random.default_rng(0)
+    stds = np.exp(rng.normal(size=2000))
+    is_beyond = stds > 1.0
+    errors = stds * rng.normal(size=2000) * np.where(is_beyond, 3.0, 1.0)
+    (axes,) = reliability(errors, stds, is_beyond).axes
+    assert axes.get_xlabel() == "Predicted standard deviation of force component (eV/Å)"
+    within, beyond = line(axes, "within the"), line(axes, "beyond the")
+    for shown, ratio, chosen in ((within, 1.0, ~is_beyond), (beyond, 3.0, is_beyond)):
+        # Twelve groups of some 80: root mean squares to 1 / sqrt(2 * 80).
+        assert np.asarray(shown.get_ydata()) / shown.get_xdata() == pytest.approx(np.full(12, ratio), rel=0.32)
+        inside = 100 * np.mean(np.abs(errors[chosen]) <= 2 * stds[chosen])
+        assert f"95 % intervals hold {inside:.0f} %" in shown.get_label()
+    (axes,) = reliability(errors, stds, np.ones(2000, bool)).axes
+    assert "within" not in legend_text(axes)
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])

@@ -69,7 +69,7 @@ def test_samples_end_convergence_and_each_cycle():
         assert last < before
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("preset", ["tiny", "quick", "small", "paper"])
 def test_step_size_of_presets_is_positive(preset):
     config = Config.preset(preset).sampler
     steps = jnp.concatenate([jnp.arange(5) + count for count in schedule.sample_steps(config) - 2])

@@ -41,7 +41,7 @@ def test_figures_of_right_stds():
     small = predictive.forces_std <= np.quantile(predictive.forces_std, 1 / 3)
     assert found.figures["forces_with_small_stds_rms_z"] == pytest.approx(np.sqrt(np.mean(z[small] ** 2)), rel=0.05)
     percent = f"{100 * found.figures['forces_coverage_68']:.0f} %"
-    assert f"of the forces {percent} and" in found.sentence
+    assert f"{percent} and " in found.sentence and " % of the forces within one and two stds" in found.sentence
 
 
 @pytest.mark.parametrize(

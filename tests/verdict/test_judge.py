@@ -45,9 +45,7 @@ def test_a_sound_posterior_is_trusted(sound, held_out):
     verdict = judge(sound, held_out, labels_are_held_out=True)
     assert verdict.is_trusted and not verdict.remarks
     assert [verdict.calibrated.holds, verdict.reproducible.holds, verdict.mixed.holds] == [True, True, True]
-    assert verdict.sentence.startswith(
-        "The error bars of this run can be trusted on data like the validation set: of the"
-    )
+    assert verdict.sentence.startswith("The error bars of this run can be trusted on data like the validation set: ")
     assert "; another run's energies would differ by " in verdict.sentence and "mixed" not in verdict.sentence
 
 
