@@ -11,21 +11,12 @@ from scipy.stats import t
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.evaluation import COVERAGES
 from bnn_jax.types import Criterion, Predictive
+from bnn_jax.verdict.bounds import BOUNDS, Bounds
 
 MIN_STRUCTURES = 4
 """Labelled structures below which nothing is judged."""
-MAX_FACTOR = 1.5
-"""Root mean square of error over std up to which stds are large enough."""
-MAX_GROUP_FACTOR = 2.0
-"""The same for a part of the elements, and for energies."""
-MAX_WIDTH = 4.0
-"""Its inverse up to which stds that are too large are still of use. Where labels are free of noise, samples at
-temperature 1 scatter about their mean by as much as the noise that they have learnt from that very scatter, and it
-counts twice: stds of well-sampled networks are some two times too large."""
 CONSERVATIVE = 1.5
-"""The same from which on it is worth saying."""
-MAX_MISSES = 0.15
-"""Share of errors beyond the 95 % interval up to which it holds what it should."""
+"""Root mean square of std over error from which on it is worth saying."""
 CHANCE = 0.00135
 """Probability that a figure is so far from what it should be, on one side, where nothing is wrong: three standard
 errors, and more where few structures tell of that error (Student's t)."""
@@ -60,21 +51,25 @@ def ratio(values: Float[np.ndarray, " element"], structure: Int[np.ndarray, " el
     return Ratio(float(mean), float(error), num)
 
 
-def judge_calibration(predictive: Predictive, held_out: Dataset) -> Criterion:
+def judge_calibration(predictive: Predictive, held_out: Dataset, bounds: Bounds = BOUNDS) -> Criterion:
     """Errors of energies and forces on held-out labels against their stds; forces also by element and by size of std.
 
     Args:
         predictive: of the held-out structures.
         held_out: with labels that were kept from training.
+        bounds: of what is called right.
     """
     figures: dict[str, float] = {}
     faults, described = [], []
     for name, z, structure, groups in _standardised(predictive, held_out):
-        max_factor = MAX_FACTOR if name == "forces" else MAX_GROUP_FACTOR
-        fault, found, text = _judged(name, z, structure, max_factor)
+        max_factor = bounds.factor if name == "forces" else bounds.part_factor
+        fault, found, text = _judged(name, z, structure, max_factor, bounds)
         figures |= found
         described.append(text)
-        parts = [_judged(f"{name} {label}", z[chosen], structure[chosen], MAX_GROUP_FACTOR) for label, chosen in groups]
+        parts = [
+            _judged(f"{name} {label}", z[chosen], structure[chosen], bounds.part_factor, bounds)
+            for label, chosen in groups
+        ]
         figures |= {key: value for _, found, _ in parts for key, value in found.items()}
         faults += [fault] if fault else [fault for fault, _, _ in parts if fault]
     if not described:
@@ -110,7 +105,7 @@ def _standardised(
 
 
 def _judged(
-    name: str, z: np.ndarray, structure: np.ndarray, max_factor: float
+    name: str, z: np.ndarray, structure: np.ndarray, max_factor: float, bounds: Bounds
 ) -> tuple[str | None, dict[str, float], str]:
     """What is wrong with them, if anything, the figures, and these in words."""
     square = ratio(z**2, structure)
@@ -124,9 +119,9 @@ def _judged(
     text = f"{shares} of the {name} within one and two stds (68 and 95 % expected)"
     if factor < 1 / CONSERVATIVE and abs(square.mean - 1) > square.reach:
         text += f", conservative by a factor of {1 / factor:.1f}"
-    beyond = not 1 / MAX_WIDTH <= factor <= max_factor and abs(square.mean - 1) > square.reach
+    beyond = not 1 / bounds.width <= factor <= max_factor and abs(square.mean - 1) > square.reach
     misses = 1 - inside["95"].mean
-    too_many = misses > MAX_MISSES and misses - inside["95"].reach > 1 - 0.9545
+    too_many = misses > bounds.misses and misses - inside["95"].reach > 1 - 0.9545
     if square.num_structures < MIN_STRUCTURES or not (beyond or too_many):
         return None, figures, text
     if factor > 1 or too_many:

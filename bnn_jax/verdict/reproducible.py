@@ -15,11 +15,8 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from bnn_jax.types import Criterion, Predictive
+from bnn_jax.verdict.bounds import BOUNDS, Bounds
 
-MAX_SHIFT = 1.0
-"""Root mean square of the difference of two runs' means over their stds, up to which the same is said twice."""
-MAX_FACTOR = 1.5
-"""Median factor between two runs' stds up to which the same is said twice."""
 MAX_SPLITS = 12
 """Ways to halve the chains that are looked at."""
 
@@ -35,13 +32,16 @@ class Halves(NamedTuple):
     """Rank correlation of two runs' stds, by the Spearman-Brown formula."""
 
 
-def judge_reproducibility(predictive: Predictive, num_networks: int, labels: Sequence[str]) -> Criterion:
+def judge_reproducibility(
+    predictive: Predictive, num_networks: int, labels: Sequence[str], bounds: Bounds = BOUNDS
+) -> Criterion:
     """Split the networks in halves and let each predict the means and stds of the other, of energies and forces.
 
     Args:
         predictive: of structures, all samples in it: those of the first network, then those of the next.
         num_networks: chains or members that began independently of each other.
         labels: of the training set; what it taught nothing of is left out.
+        bounds: of what is called the same.
     """
     if num_networks < 2:
         text = "whether another run would give the same cannot be told from one network"
@@ -62,7 +62,11 @@ def judge_reproducibility(predictive: Predictive, num_networks: int, labels: Seq
         name: f"another run's {name} would differ by {each.shift:.2f} stds and its stds by a factor {each.factor:.2f}"
         for name, each in found.items()
     }
-    bad = [texts[name] for name, each in found.items() if not (each.shift <= MAX_SHIFT and each.factor <= MAX_FACTOR)]
+    bad = [
+        texts[name]
+        for name, each in found.items()
+        if not (each.shift <= bounds.shift and each.factor <= bounds.std_factor)
+    ]
     if bad:
         return Criterion(False, "; ".join(bad), "run more chains (--chains), or longer ones (--samples)", figures)
     return Criterion(True, "; ".join(texts.values()), "", figures)
