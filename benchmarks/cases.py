@@ -73,9 +73,9 @@ def build_estimate(case: Case) -> Callable:
 
 def build_steps(case: Case, num_steps: int) -> tuple[chain.Chunk, tuple[Any, ...]]:
     """So many steps of all chains in one compiled call, built by ``fit`` itself, and the call's arguments."""
-    chunk, plan, states = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
+    chunk, plan, (states,) = sghmc.build_chains(jax.random.key(0), case.packed, case.config)
     states = placed(states, chunk.sharding)
-    return chunk, (states, chunk.place(case.packed), plan(0, num_steps), np.int32(num_steps))
+    return chunk, (states, chunk.place(case.packed), plan(0, 0, num_steps), np.int32(num_steps))
 
 
 def build_predictions(case: Case, num_samples: int, num_structures: int) -> tuple[Callable, tuple[Any, ...]]:

@@ -418,7 +418,7 @@ CASES: dict[str, Case] = {
         r"laplace scales its error bars on the validation set and needs 2", "--method", "laplace", "--valid", "0"
     ),
     "divergence": with_options(
-        r"on_divergence and devices_per_chain are for sghmc, not for ensemble",
+        r"on_divergence, devices_per_chain, minutes and until are for sghmc, not for ensemble",
         *("--method", "ensemble", "--on-divergence", "halve-step"),
     ),
     # calibrate

@@ -50,7 +50,7 @@ def measure(preset: PresetName, num_chains: int, file: Path | None, clock: Clock
     packed, held_out = (
         pack(part, config.model.cutoff, statistics.species, statistics.shifts) for part in (train, valid)
     )
-    chunk, plan, states = sghmc.build_chains(jax.random.key(0), packed, config)
+    chunk, plan, (states,) = sghmc.build_chains(jax.random.key(0), packed, config)
     data, states = chunk.place(packed), placed(states, chunk.sharding)
     apply, indices = sghmc.potential(config).apply, np.arange(len(valid))
     sizes = batch_size_needed(held_out, indices)
@@ -64,7 +64,7 @@ def measure(preset: PresetName, num_chains: int, file: Path | None, clock: Clock
         return jnp.sum(jnp.abs(error)) / count, jnp.sqrt(jnp.sum(error**2) / count)
 
     held_out = jax.device_put(held_out)
-    warm, _ = chunk(states, data, plan(0, STEPS_PER_CALL), 1)
+    warm, _ = chunk(states, data, plan(0, 0, STEPS_PER_CALL), 1)
     jax.block_until_ready((warm, errors(states.sampler.position, held_out)))
     step, seconds, reported = 0, 0.0, -ROW_SECONDS
     while True:
@@ -82,5 +82,5 @@ def measure(preset: PresetName, num_chains: int, file: Path | None, clock: Clock
         if not clock.left():
             return
         start = time.perf_counter()
-        states, _ = jax.block_until_ready(chunk(states, data, plan(step, STEPS_PER_CALL), STEPS_PER_CALL))
+        states, _ = jax.block_until_ready(chunk(states, data, plan(0, step, STEPS_PER_CALL), STEPS_PER_CALL))
         seconds, step = seconds + time.perf_counter() - start, step + STEPS_PER_CALL

@@ -17,6 +17,7 @@ from bnn_jax.metrics.calibration import (
     miscalibration_area,
     mixture_log_likelihood,
     nece,
+    relative_log_likelihood,
 )
 from bnn_jax.metrics.grouping import atom_norm, atom_rms, element_masks, structure_of_atom, structure_rms
 from bnn_jax.metrics.intervals import interval_coverage, interval_score, normal_half_widths, sharpness
@@ -27,9 +28,10 @@ from bnn_jax.metrics.ranking import (
     outlier_average_precision,
     outlier_roc_curve,
     spearman,
+    swept_auroc,
 )
 from bnn_jax.metrics.retention import RetentionCurve, prediction_rejection_ratio, retention_area, retention_curve
-from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps
+from bnn_jax.metrics.scoring import gaussian_crps, mixture_crps, mixture_energy_score
 
 __all__ = [
     "BootstrapInterval",
@@ -52,6 +54,7 @@ __all__ = [
     "mean_squared_z_score",
     "miscalibration_area",
     "mixture_crps",
+    "mixture_energy_score",
     "mixture_log_likelihood",
     "nece",
     "normal_half_widths",
@@ -60,6 +63,7 @@ __all__ = [
     "outlier_roc_curve",
     "percentile_interval",
     "prediction_rejection_ratio",
+    "relative_log_likelihood",
     "resamples",
     "retention_area",
     "retention_curve",
@@ -68,4 +72,5 @@ __all__ = [
     "spearman",
     "structure_of_atom",
     "structure_rms",
+    "swept_auroc",
 ]

@@ -65,6 +65,43 @@ def mixture_log_likelihood(
     return float((logsumexp(norm.logpdf(targets, means, stds), axis=0) - np.log(len(means))).mean())
 
 
+def relative_log_likelihood(errors: Float[np.ndarray, "*#element"], stds: Float[np.ndarray, "*#element"]) -> float:
+    r"""Log likelihood on a scale from one std for all (0) to stds that know every error (1).
+
+    .. math:: \frac{\sum_i \ell(e_i, \sigma_i) - \ell(e_i, s)}{\sum_i \ell(e_i, |e_i|) - \ell(e_i, s)}
+
+    with :math:`\ell(e, \sigma) = \log N(e | 0, \sigma^2)` and s the root mean square error. Below zero one number for
+    all would have been better.
+
+    Args:
+        errors: predictions minus references. Those that are exactly zero, which no std can know, are left out.
+        stds: predicted standard deviations, same unit.
+
+    Returns:
+        Dimensionless, at most 1; NaN where all errors are of one size, which leaves nothing to know.
+
+    Raises:
+        ValueError: the shapes do not broadcast, a value is missing or not finite, a std is not positive, or every error
+            is zero.
+
+    Reference:
+        Kellner and Ceriotti (2024), doi:10.1088/2632-2153/ad594a, for the idea.
+    """
+    errors, stds = broadcast_float64(errors=errors, stds=stds)
+    kept = errors != 0.0
+    if not kept.any():
+        raise ValueError("Every error is zero; are the references predictions?")
+    errors, stds = errors[kept], stds[kept]
+    constant, known = (norm.logpdf(errors, scale=scale).sum() for scale in (_rms(errors), np.abs(errors)))
+    if np.ptp(np.abs(errors)) == 0.0:
+        return float("nan")
+    return float((norm.logpdf(errors, scale=stds).sum() - constant) / (known - constant))
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 def mean_squared_z_score(errors: Float[np.ndarray, "*#element"], stds: Float[np.ndarray, "*#element"]) -> float:
     """Mean of ``(errors / stds)**2``: one if the spreads are right on average, above one if overconfident.
 

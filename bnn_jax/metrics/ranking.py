@@ -76,6 +76,34 @@ def outlier_auroc(
     return float(above / (num_outliers * num_inliers))
 
 
+def swept_auroc(
+    errors: Float[np.ndarray, "*#element"],
+    scores: Float[np.ndarray, "*#element"],
+    num_thresholds: int = 19,
+) -> float:
+    """Mean of :func:`outlier_auroc` over thresholds: evenly spaced quantiles of the absolute errors.
+
+    A single threshold finds nearly all errors, or hardly any, beyond it where another potential is better or worse.
+
+    Args:
+        errors: predictions minus references.
+        scores: predicted standard deviations, or anything that grows with them.
+        num_thresholds: of them; 19 takes every twentieth.
+
+    Returns:
+        The mean where both kinds are there; NaN when all errors are of one size.
+
+    Raises:
+        ValueError: the shapes do not broadcast, a value is missing or not finite, or there is no threshold.
+    """
+    if num_thresholds < 1:
+        raise ValueError(f"num_thresholds is {num_thresholds}; give 1 at least.")
+    levels = np.arange(1, num_thresholds + 1) / (num_thresholds + 1)
+    thresholds = np.quantile(np.abs(np.asarray(errors, np.float64)), levels)
+    areas = np.array([outlier_auroc(errors, scores, float(threshold)) for threshold in thresholds])
+    return float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")
+
+
 def outlier_roc_curve(
     errors: Float[np.ndarray, "*#element"],
     scores: Float[np.ndarray, "*#element"],

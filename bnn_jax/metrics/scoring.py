@@ -1,4 +1,4 @@
-"""Proper scores in the unit of the targets: the continuous ranked probability score of normals and their mixtures."""
+"""Proper scores in the unit of the targets, of normals and their mixtures: for numbers, and for whole force vectors."""
 
 import numpy as np
 from jaxtyping import Float
@@ -75,6 +75,57 @@ def mixture_crps(
         shift, width = means[k + 1 :] - means[k], np.hypot(stds[k + 1 :], stds[k])
         between += _expected_size(shift, width).sum(axis=0)
     return float((to_target - between / num_samples**2).mean())
+
+
+def mixture_energy_score(
+    means: Float[np.ndarray, "sample atom 3"],
+    stds: Float[np.ndarray, "sample atom"],
+    targets: Float[np.ndarray, "atom 3"],
+) -> float:
+    r"""Mean energy score of vectors under the equal mixture of the samples' isotropic normals.
+
+    .. math:: E\|Y - t\| - \tfrac{1}{2} E\|Y - Y'\|
+
+    with Y and Y' drawn from the mixture: the CRPS of vectors, which sees whether their components are right together.
+    For :math:`Y \sim N(\mu, \sigma^2 I)` in three dimensions, with :math:`m = \|\mu\|`,
+
+    .. math:: E\|Y\| = \sigma \sqrt{2 / \pi}\, e^{-m^2 / 2 \sigma^2}
+        + \left(m + \sigma^2 / m\right) \operatorname{erf}(m / \sqrt{2} \sigma)
+
+    Args:
+        means: mean of each sample, with the sample axis first.
+        stds: one standard deviation of each sample and atom for its three components, same unit.
+        targets: reference vectors.
+
+    Returns:
+        The mean over atoms, in the unit of the arguments. The unit cell of a score is a vector, not a component.
+
+    Raises:
+        ValueError: the numbers of samples or the shapes differ, a value is missing or not finite, or a std is not
+            positive.
+
+    Reference:
+        Gneiting and Raftery (2007), doi:10.1198/016214506000001437, section 4.3.
+    """
+    means, stds, targets = broadcast_float64(
+        means=means, stds=np.asarray(stds)[..., None], targets=np.asarray(targets)[None]
+    )
+    num_samples, stds = len(means), stds[..., 0]
+    to_target = _expected_length(means - targets, stds).mean(axis=0)
+    between = _expected_length(np.zeros_like(means), np.sqrt(2.0) * stds).sum(axis=0) / 2.0
+    for k in range(num_samples - 1):  # all pairs at once would not fit into memory
+        between += _expected_length(means[k + 1 :] - means[k], np.hypot(stds[k + 1 :], stds[k])).sum(axis=0)
+    return float((to_target - between / num_samples**2).mean())
+
+
+def _expected_length(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """E|Y| of an isotropic normal Y in three dimensions."""
+    ratio = np.linalg.norm(mean, axis=-1) / std
+    gaussian = np.sqrt(2.0 / np.pi) * np.exp(-0.5 * np.square(ratio))
+    # erf(x / sqrt 2) / x, whose limit at zero is sqrt(2 / pi).
+    safe = np.maximum(ratio, 1e-8)
+    quotient = np.where(ratio > 1e-8, erf(safe / np.sqrt(2.0)) / safe, np.sqrt(2.0 / np.pi))
+    return std * (gaussian + (np.square(ratio) + 1.0) * quotient)
 
 
 def _expected_size(mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from bnn_jax.metrics import (
     miscalibration_area,
     mixture_log_likelihood,
     nece,
+    relative_log_likelihood,
 )
 
 
@@ -239,3 +240,20 @@ def test_mixture_shape_mismatch():
     message = "Shapes do not broadcast: means (8, 4), stds (2, 4), targets (1, 4); pass arrays of one shape."
     with pytest.raises(ValueError, match=re.escape(message)):
         inspect.unwrap(mixture_log_likelihood)(np.zeros((8, 4)), np.ones((2, 4)), np.zeros(4))
+
+
+def test_relative_log_likelihood_from_one_std_for_all_to_stds_that_know():
+    rng = np.random.default_rng(5)
+    errors = np.exp(rng.normal(size=400)) * rng.normal(size=400)
+    rms = np.sqrt(np.mean(errors**2))
+    assert relative_log_likelihood(errors, np.full(400, rms)) == pytest.approx(0.0, abs=1e-12)
+    assert relative_log_likelihood(errors, np.abs(errors)) == pytest.approx(1.0, rel=1e-12)
+    assert relative_log_likelihood(errors, np.full(400, 3 * rms)) < 0
+    between = relative_log_likelihood(errors, np.sqrt(rms * np.abs(errors)))
+    assert 0 < between < 1
+    assert relative_log_likelihood(7 * errors, 7 * np.sqrt(rms * np.abs(errors))) == pytest.approx(between, rel=1e-12)
+    with_zero = relative_log_likelihood(np.append(errors, 0.0), np.append(np.sqrt(rms * np.abs(errors)), 1.0))
+    assert with_zero == pytest.approx(between, rel=1e-12)
+    assert np.isnan(relative_log_likelihood(np.array([1.0, -1.0]), np.ones(2)))
+    with pytest.raises(ValueError, match="Every error is zero"):
+        relative_log_likelihood(np.zeros(3), np.ones(3))

@@ -14,6 +14,7 @@ from bnn_jax.metrics import (
     outlier_average_precision,
     outlier_roc_curve,
     spearman,
+    swept_auroc,
 )
 
 
@@ -123,3 +124,17 @@ def test_shape_mismatch():
     for metric, arguments in (*((metric, (1.0,)) for metric in thresholded), (spearman, ())):
         with pytest.raises(ValueError, match=re.escape(message)):
             inspect.unwrap(metric)(np.zeros(3), np.zeros(2), *arguments)  # without the suite's shape checker
+
+
+def test_swept_auroc_is_the_mean_over_quantiles():
+    rng = np.random.default_rng(6)
+    errors, scores = rng.normal(size=500), rng.uniform(0.1, 1.0, size=500)
+    scores = np.where(np.abs(errors) > 1, scores + 0.3, scores)
+    levels = np.arange(1, 20) / 20
+    expected = np.mean([outlier_auroc(errors, scores, np.quantile(np.abs(errors), level)) for level in levels])
+    assert swept_auroc(errors, scores) == pytest.approx(expected, rel=1e-12)
+    assert swept_auroc(errors, np.abs(errors)) == pytest.approx(1.0)
+    assert swept_auroc(errors, rng.uniform(size=500)) == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(swept_auroc(np.ones(5), rng.uniform(size=5)))
+    with pytest.raises(ValueError, match="num_thresholds is 0"):
+        swept_auroc(errors, scores, 0)

@@ -9,7 +9,7 @@ import uncertainty_toolbox
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from bnn_jax.metrics import gaussian_crps, mixture_crps
+from bnn_jax.metrics import gaussian_crps, mixture_crps, mixture_energy_score
 
 
 def integral(means, stds, target):
@@ -107,3 +107,50 @@ def test_crps_bad_arguments():
     message = "Shapes do not broadcast: means (8, 4), stds (2, 4), targets (1, 4); pass arrays of one shape."
     with pytest.raises(ValueError, match=re.escape(message)):
         inspect.unwrap(mixture_crps)(np.zeros((8, 4)), np.ones((2, 4)), np.zeros(4))  # without the shape checker
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 4])
+def test_energy_score_is_the_expectation(num_samples):
+    """Against draws: 10^6 of the mixture, whose mean length has an error of some 1e-3."""
+    rng = np.random.default_rng(3)
+    means, stds = rng.normal(size=(num_samples, 1, 3)), rng.uniform(0.2, 1.5, size=(num_samples, 1))
+    target = rng.normal(size=(1, 3))
+
+    def draws():
+        chosen = rng.integers(num_samples, size=1_000_000)
+        return means[chosen, 0] + stds[chosen] * rng.normal(size=(1_000_000, 3))
+
+    one, other = draws(), draws()
+    lengths = np.linalg.norm(one - target, axis=1) - np.linalg.norm(one - other, axis=1) / 2
+    error = lengths.std() / 1000
+    assert abs(mixture_energy_score(means, stds, target) - lengths.mean()) < 4 * error
+
+
+def test_energy_score_closed_forms():
+    one, zero = np.ones((1, 1)), np.zeros((1, 3))
+    # On the mean: E|Z| - E|sqrt(2) Z| / 2 with E|Z| = sqrt(8 / pi) in three dimensions.
+    assert mixture_energy_score(zero[None], 2.0 * one, zero) == pytest.approx(
+        2.0 * np.sqrt(8.0 / np.pi) * (1.0 - np.sqrt(0.5)), rel=1e-12
+    )
+    far = np.array([[300.0, 0.0, 400.0]])
+    sure = mixture_energy_score(zero[None], 1e-6 * one, far)  # as the std goes to zero: the length of the error
+    assert sure == pytest.approx(500.0, rel=1e-8)
+
+
+def test_energy_score_does_not_depend_on_the_orientation_and_prefers_the_truth():
+    rng = np.random.default_rng(4)
+    means, stds = rng.normal(size=(3, 50, 3)), rng.uniform(0.5, 1.0, size=(3, 50))
+    targets = rng.normal(size=(50, 3))
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    value = mixture_energy_score(means, stds, targets)
+    assert mixture_energy_score(means @ rotation, stds, targets @ rotation) == pytest.approx(value, rel=1e-12)
+    truth = rng.normal(size=(4000, 3))
+    scores = [mixture_energy_score(np.zeros((1, 4000, 3)), np.full((1, 4000), std), truth) for std in (0.7, 1.0, 1.4)]
+    assert scores[1] == min(scores)
+
+
+def test_energy_score_refuses_what_is_no_spread():
+    with pytest.raises(ValueError, match=r"stds.* positive"):
+        mixture_energy_score(np.zeros((1, 2, 3)), np.zeros((1, 2)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="do not broadcast"):
+        inspect.unwrap(mixture_energy_score)(np.zeros((2, 2, 3)), np.ones((3, 2)), np.zeros((2, 3)))
