@@ -34,7 +34,9 @@ def evaluate(posterior: Posterior, test: Structures) -> dict[str, float]:
     judged not to be trusted warns (:class:`bnn_jax.types.TrustWarning`), and so do structures that it was trained on.
     ``rms_z`` is the root mean square of errors over stds and ``coverage_68`` and ``coverage_95`` the shares of errors
     within one and two stds; of forces also ``_within`` and ``_beyond`` the validated range, beyond which
-    ``num_beyond_validated`` structures lie. ``crps`` is the continuous ranked probability score of the normal.
+    ``num_beyond_validated`` structures lie. ``crps`` is the continuous ranked probability score of the normal,
+    ``energy_score`` its like for force vectors under the mixture, ``rll`` the log likelihood relative to one std for
+    all (0) and to stds that know every error (1), ``auroc_swept`` the mean AUROC over thresholds.
     Of a calibrated posterior ``mll`` is that of the calibrated stds, and where it was calibrated to intervals their
     ``interval_coverage`` and mean ``half_width`` are added.
 
@@ -136,8 +138,17 @@ def _energy_scores(predictive: Predictive, target: np.ndarray, known: np.ndarray
     }
 
 
-def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
-    mean, std, target = predictive.forces[labelled], predictive.forces_std[labelled], target[labelled]
+def _energy_score(predictive: Predictive, labels: np.ndarray) -> float:
+    """Of the force vectors with all three labels, under the mixture of the samples."""
+    whole = np.isfinite(labels).all(axis=1)
+    stds = predictive.forces_std_samples[:, whole]
+    if not whole.any() or not (stds > 0).all():
+        return float("nan")
+    return metrics.mixture_energy_score(predictive.forces_samples[:, whole], stds, labels[whole])
+
+
+def _forces_scores(predictive: Predictive, labels: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
+    mean, std, target = predictive.forces[labelled], predictive.forces_std[labelled], labels[labelled]
     shape = predictive.forces_samples.shape
     aleatoric = np.broadcast_to(predictive.forces_std_aleatoric[:, None], shape[1:])[labelled]
     sample_stds = np.broadcast_to(predictive.forces_std_samples[..., None], shape)[:, labelled]
@@ -150,6 +161,11 @@ def _forces_scores(predictive: Predictive, target: np.ndarray, labelled: np.ndar
         "forces_mll": _where_defined(likelihood, std, mean, std, target),
         "forces_mll_mixture": _where_defined(metrics.mixture_log_likelihood, sample_stds, samples, sample_stds, target),
         "forces_mll_aleatoric": _where_defined(likelihood, aleatoric, mean, aleatoric, target),
+        "forces_rll": _where_defined(metrics.relative_log_likelihood, std, errors, std)
+        if errors.any()
+        else float("nan"),
+        "forces_energy_score": _energy_score(predictive, labels),
+        "forces_auroc_swept": metrics.swept_auroc(errors, rank),
         "forces_crps": _where_defined(metrics.gaussian_crps, std, mean, std, target),
         **_width_scores("forces", errors, std),
         "forces_auroc": auroc(errors, rank, OUTLIER_THRESHOLD),

@@ -10,7 +10,7 @@ from posteriors import molecular_posterior
 from scipy.stats import norm
 from systems import ammonia, labelled_series
 
-from bnn_jax import Dataset, InputError, evaluate
+from bnn_jax import Dataset, InputError, evaluate, metrics
 from bnn_jax.evaluation import convergence, score
 
 
@@ -53,6 +53,27 @@ def test_figures_are_their_definitions(posterior, unseen, predictive):
         assert scores[f"{name}_mll_mixture"] == pytest.approx(mixture, rel=1e-4)
     assert (scores["num_samples"], scores["num_structures"]) == (8, 5)
     assert 0 < scores["seconds"] < 600
+
+
+def test_figures_beside_newer_papers(posterior, unseen, predictive):
+    scores = evaluate(posterior, unseen)
+    errors, std = predictive.forces - unseen.forces, predictive.forces_std
+    assert scores["forces_rms_z"] == pytest.approx(np.sqrt(np.mean((errors / std) ** 2)), rel=1e-5)
+    assert scores["energy_coverage_95"] == np.mean(
+        np.abs(predictive.energy - unseen.energy) <= 2 * predictive.energy_std
+    )
+    assert scores["forces_crps"] == pytest.approx(
+        metrics.gaussian_crps(predictive.forces, std, unseen.forces), rel=1e-5
+    )
+    assert scores["forces_rll"] == pytest.approx(metrics.relative_log_likelihood(errors, std), rel=1e-4)
+    assert scores["forces_auroc_swept"] == pytest.approx(metrics.swept_auroc(errors, std), rel=1e-4)
+    samples, stds = predictive.forces_samples, predictive.forces_std_samples
+    whole = metrics.mixture_energy_score(samples, stds, unseen.forces)
+    assert scores["forces_energy_score"] == pytest.approx(whole, rel=1e-5)
+    part = score(predictive, without(unseen, forces=[3]), posterior.num_samples)  # one atom without labels
+    kept = np.delete(np.arange(20), 3)
+    rest = metrics.mixture_energy_score(samples[:, kept], stds[:, kept], unseen.forces[kept])
+    assert part["forces_energy_score"] == pytest.approx(rest, rel=1e-5)
 
 
 def test_auroc_counts_pairs_in_the_right_order(posterior, predictive, unseen):

@@ -15,7 +15,7 @@ UNITS = {
     "interval_coverage": "dimensionless",
     "rms_z": "dimensionless",
     "coverage": "dimensionless",
-    "fraction": "dimensionless",
+    "rll": "dimensionless",
     "seconds": "s",
 }
 """What the figures of :func:`bnn_jax.evaluate` are in."""
@@ -41,9 +41,12 @@ _ROWS = (
     ("forces within 68 %", "forces_coverage_68", None, "none"),
     ("forces within 95 %", "forces_coverage_95", None, "none"),
     ("forces CRPS", "forces_crps", None, "same"),
+    ("forces energy score", "forces_energy_score", None, "same"),
+    ("forces RLL", "forces_rll", None, "none"),
     ("forces MLL", "forces_mll", "forces_mll_aleatoric", "log density"),
     ("forces NECE", "forces_nece", None, "density"),
     ("forces AUROC", "forces_auroc", "forces_auroc_aleatoric", "none"),
+    ("forces AUROC, swept", "forces_auroc_swept", None, "none"),
 )
 
 
@@ -57,8 +60,8 @@ def score_table(scores: Mapping[str, float]) -> str:
         scores: as ``evaluate`` returns them; a figure that is absent or NaN shows as a dash.
     """
     head = (
-        f"{'':<18}{'eV, eV/Å':^24}  {'kcal/mol, kcal/mol/Å':^24}",
-        f"{'':<18}" + "  ".join([f"{'total':>10}{'aleatoric':>14}"] * 2),
+        f"{'':<20}{'eV, eV/Å':^24}  {'kcal/mol, kcal/mol/Å':^24}",
+        f"{'':<20}" + "  ".join([f"{'total':>10}{'aleatoric':>14}"] * 2),
     )
     lines = [_line(scores, *row) for row in _ROWS if row[1] in scores]
     num_structures, num_samples = int(scores["num_structures"]), int(scores["num_samples"])
@@ -95,7 +98,7 @@ def _line(scores: Mapping[str, float], name: str, key: str, aleatoric_key: str |
         f"{_cell(first, 10)}{_cell(second, 14)}"
         for first, second in (values, tuple(_in_kcal_per_mol(value, kind) for value in values))
     )
-    return f"{name:<18}{cells}".rstrip()
+    return f"{name:<20}{cells}".rstrip()
 
 
 def _in_kcal_per_mol(value: float | None, kind: str) -> float | None:
