@@ -13,6 +13,7 @@ from bnn_jax.checkpoint import read_jsonl, write_text_atomic
 from bnn_jax.evaluation import OUTLIER_THRESHOLD, score
 from bnn_jax.methods import Posterior
 from bnn_jax.report._figure import save
+from bnn_jax.report.bond_scan import bond_scan, scan_bonds
 from bnn_jax.report.chain_plots import rhat, training
 from bnn_jax.report.plots import write_evaluation
 from bnn_jax.report.table import scores_to_json, to_json
@@ -78,6 +79,9 @@ def write_run_report(
             if np.isfinite(rhats).any():
                 save(rhat(rhats), plots / "rhat.png")
         numbers |= size
+        if held_out is not None and (scans := scan_bonds(posterior.predict, held_out)):
+            numbers["bond_scan"] = {scan.name: scan.summary() for scan in scans}
+            save(bond_scan(scans), plots / "bond_scan.png")
         if posterior.sampling is not None:
             numbers |= {
                 name: list(value) if isinstance(value, tuple) else value
