@@ -100,7 +100,7 @@ def test_the_calculator_says_so_once(posterior):
     atoms = water()
     atoms.calc = calculator
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", BeyondValidatedWarning)
         atoms.get_forces()
     assert not calculator.results["beyond_validated"].any()
     with pytest.warns(BeyondValidatedWarning, match=r"of 3 atoms lie beyond the validated range") as told:
