@@ -96,54 +96,75 @@ def fit(
     if until is not None and valid is None:
         raise InputError("until='trusted' needs a validation set, on which trust is found out; give valid (--valid).")
     start, rng_key = time.monotonic(), jax.random.key(seed)
-    plan, timing = {}, None
-    config = _as_planned(config, out) if resume and out is not None and (minutes, until) != (None, None) else config
     is_new = out is None or not (resume and (Path(out) / "run.json").exists())
-    if minutes is not None and is_new:
-        if out is not None:
+    record, step_seconds = dict(metadata or {}), 0.0
+    if not is_new and out is not None and (minutes, until) != (None, None):
+        config = _as_planned(config, out)
+    if minutes is not None and (is_new or until is not None):
+        if is_new and out is not None:
             refuse_occupied(out, config)
         timing = Timing(*sghmc.time_steps(rng_key, train, config, devices_per_chain))
-        share = 1.0 if until is None else FIRST_SHARE
-        config = planned(config, share * minutes, timing, share * (time.monotonic() - start))
-        plan = {"plan": {"minutes": minutes, **timing._asdict()}}
+        step_seconds = timing.step_seconds
+        if is_new:
+            share = 1.0 if until is None else FIRST_SHARE
+            config = planned(config, share * minutes, timing, share * agreed(time.monotonic() - start))
+            record |= {"plan": {"minutes": minutes, **timing._asdict()}}
+
+    def fit_and_judge(config: Config, folder: str | Path | None, resume: bool) -> Posterior:
+        posterior = registry.get(config.method).fit(
+            rng_key,
+            train,
+            valid,
+            config,
+            seed=seed,
+            out=folder,
+            resume=resume,
+            progress=progress,
+            metadata=record,
+            **options,
+        )
+        posterior = _judged(posterior, train, valid)
+        if folder is not None and is_first():
+            posterior.save(folder)
+        on_verdict(posterior)
+        return posterior
+
+    if until is None:
+        return fit_and_judge(config, out, resume)
+    end = float("inf") if minutes is None else start + 60 * minutes
+    with tempfile.TemporaryDirectory() if out is None else contextlib.nullcontext(out) as folder:
+        return _until_trusted(fit_and_judge, config, folder, resume, end, step_seconds)
+
+
+def _until_trusted(
+    fit_and_judge: Callable[[Config, str | Path, bool], Posterior],
+    config: Config,
+    folder: str | Path,
+    resume: bool,
+    end: float,
+    step_seconds: float,
+) -> Posterior:
+    """Extend the run in the folder until it is trusted, or no extension would be over by ``end`` (monotonic seconds).
+
+    ``step_seconds`` is the measured time of a step of a group of chains; what steps take with all that comes with them
+    replaces it where that is more.
+    """
     num_done = 0
-    if minutes is not None and until is not None and not is_new:
-        timing = Timing(*sghmc.time_steps(rng_key, train, config, devices_per_chain))
-    step_seconds = 0.0 if timing is None else timing.step_seconds
-    with tempfile.TemporaryDirectory() if until is not None and out is None else contextlib.nullcontext(out) as folder:
-        while True:
-            begun = time.monotonic()
-            posterior = registry.get(config.method).fit(
-                rng_key,
-                train,
-                valid,
-                config,
-                seed=seed,
-                out=folder,
-                resume=resume,
-                progress=progress,
-                metadata={**(metadata or {}), **plan},
-                **options,
-            )
-            posterior = _judged(posterior, train, valid)
-            if folder is not None and is_first():
-                posterior.save(folder)
-            on_verdict(posterior)
-            if until is None or (posterior.verdict is not None and posterior.verdict.is_trusted):
-                return posterior
-            seconds_left = float("inf") if minutes is None else 60 * minutes - (time.monotonic() - start)
-            num_steps = group_steps(posterior.config.sampler)
-            step_seconds = max(step_seconds, (time.monotonic() - begun) / max(num_steps - num_done, 1))
-            more = further(posterior.config, posterior.verdict, agreed(seconds_left), agreed(step_seconds))
-            if more is None:
-                return posterior
-            config, resume, num_done = more, True, num_steps
+    while True:
+        begun = time.monotonic()
+        posterior = fit_and_judge(config, folder, resume)
+        if posterior.verdict is not None and posterior.verdict.is_trusted:
+            return posterior
+        now, num_steps = time.monotonic(), group_steps(posterior.config.sampler)
+        step_seconds = max(step_seconds, (now - begun) / max(num_steps - num_done, 1))
+        more = further(posterior.config, posterior.verdict, agreed(end - now), agreed(step_seconds))
+        if more is None:
+            return posterior
+        config, resume, num_done = more, True, num_steps
 
 
 def _as_planned(config: Config, out: str | Path) -> Config:
     """That of the run in the folder, which may have planned and extended itself, where nothing else differs."""
-    if not (Path(out) / "run.json").exists():
-        return config
     found = open_run(out).config
     names = ("num_samples", "num_chains", "chains_at_once", "convergence_steps", "cycle_steps")
     own = {name: getattr(found.sampler, name) for name in names}

@@ -98,7 +98,7 @@ def mixture_energy_score(
         targets: reference vectors.
 
     Returns:
-        The mean over atoms, in the unit of the arguments. The unit cell of a score is a vector, not a component.
+        The mean over atoms, in the unit of the arguments: one number a vector, not a component.
 
     Raises:
         ValueError: the numbers of samples or the shapes differ, a value is missing or not finite, or a std is not
