@@ -63,8 +63,10 @@ def write_run_report(
     size = {"num_chains": posterior.num_chains, "num_samples": posterior.num_samples}
     try:
         if path.exists() and not size.items() <= _read(path).items():  # of the run before it was extended
-            shutil.rmtree(plots, ignore_errors=True)
-            for old in (folder / "metrics.json", path):
+            for name in ("test", "valid"):
+                shutil.rmtree(plots / name, ignore_errors=True)
+            plotted = (plots / f"{name}.png" for name in ("training", "rhat", "bond_scan"))
+            for old in (*plotted, folder / "metrics.json", path):  # the last one says that the others are its own
                 old.unlink(missing_ok=True)
         plots.mkdir(exist_ok=True)
     except OSError as error:
