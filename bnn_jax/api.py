@@ -22,7 +22,7 @@ from bnn_jax.planning import Timing, further, group_steps, planned
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.types import InputError
 from bnn_jax.validated import ValidatedRange
-from bnn_jax.verdict import judge_predictive, monitored
+from bnn_jax.verdict import judge_predictive, monitored, settling
 
 FIRST_SHARE = 0.5
 """Of the minutes, for the first judgement of a run that goes on until it is trusted."""
@@ -85,7 +85,8 @@ def fit(
     config = config or Config.preset("small")
     if not checked:
         check_parts(train, {} if valid is None else {"valid": valid}, allow_missing_labels)
-    options = {"on_divergence": on_divergence, "devices_per_chain": devices_per_chain}
+    options: dict[str, Any] = {"on_divergence": on_divergence, "devices_per_chain": devices_per_chain}
+    options |= {} if valid is None else {"figures_fn": settling(valid)}
     if config.method != "sghmc":
         if (on_divergence, devices_per_chain, minutes, until) != ("stop", 1, None, None):
             raise InputError(

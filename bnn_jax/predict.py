@@ -175,7 +175,7 @@ def predict(
         prediction = predictor(samples, on_device, indices, *padded, **chunk)
         atoms = int(dataset.num_atoms[indices[indices >= 0]].sum())
         structures = int((indices >= 0).sum())
-        parts.append(_without_padding(jax.device_get(prediction), structures, atoms))
+        parts.append(without_padding(jax.device_get(prediction), structures, atoms))
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *parts)
     periodic = dataset.pbc.any(axis=1).all()
     shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
@@ -296,7 +296,15 @@ def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int
     return PackedData(**rows)._replace(shifts=rows["shifts"].astype(np.int32))  # int8 or int32 would be two shapes
 
 
-def _without_padding(prediction: Prediction, num_structures: int, num_atoms: int) -> Prediction:
+def without_padding(prediction: Prediction, num_structures: int, num_atoms: int) -> Prediction:
+    """Host arrays of the structures and atoms that there are.
+
+    Args:
+        prediction: with a leading sample axis.
+        num_structures: to keep of each array.
+        num_atoms: likewise.
+    """
+
     def cut(field: str, array: np.ndarray) -> np.ndarray:
         per_structure = field in ("energy", "energy_std", "energy_std_epistemic", "stress")
         return np.asarray(array[:, : num_structures if per_structure else num_atoms])

@@ -137,6 +137,24 @@ class Predictive(NamedTuple):
     """Which atoms' expected error is larger than any that labels could check (:mod:`bnn_jax.validated`); None where
     there was no validation set."""
 
+    def take(self, structures: Int[np.ndarray, " chosen"]) -> Self:
+        """That of some of the structures.
+
+        Args:
+            structures: their indices.
+        """
+        places = np.split(np.arange(self.num_atoms.sum()), np.cumsum(self.num_atoms)[:-1])
+        atoms = np.concatenate([places[i] for i in structures])
+
+        def taken(name: str, values: np.ndarray | None) -> np.ndarray | None:
+            if values is None:
+                return None
+            axis = int(name.endswith("_samples"))
+            is_of_structures = name == "num_atoms" or name.startswith(("energy", "stress"))
+            return np.take(values, structures if is_of_structures else atoms, axis=axis)
+
+        return type(self)(**{name: taken(name, values) for name, values in self._asdict().items()})  # pyright: ignore[reportArgumentType]
+
     @property
     def structures_beyond_validated(self) -> Bool[np.ndarray, " structure"] | None:
         """Which structures hold an atom beyond the validated range."""

@@ -126,6 +126,26 @@ def test_a_finished_run_is_not_overwritten(run, files, capsys):
     assert contents(run) == before
 
 
+def test_evaluate_tells_of_each_family(run, files, tmp_path, capsys):
+    frames = ase.io.read(files["test"], ":")
+    for atoms, name in zip(frames, ("bent", "flat", "bent"), strict=True):
+        atoms.info["config_type"] = name
+    test, path = tmp_path / "test.xyz", tmp_path / "scores.json"
+    ase.io.write(test, frames)
+    assert main(["evaluate", str(run), str(test), "--families", "config_type", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())["families"]
+    expected = bnn_jax.evaluate(bnn_jax.Posterior.load(run), bnn_jax.load(test).take(np.array([0, 2])))
+    assert list(found) == ["bent", "flat"] and found["bent"]["num_structures"] == 2
+    assert found["bent"]["forces_rms_z"] == pytest.approx(expected["forces_rms_z"], rel=1e-4)
+    row = re.search(r"^bent +(\S+) +(\S+) +(\S+) +(\S+) +\S+ +\S+ +(\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert row is not None and row[1] == "2"
+    assert [float(row[i]) for i in (3, 5)] == pytest.approx(
+        [found["bent"]["energy_mae"], found["bent"]["forces_mae"]], rel=1e-3
+    )
+    assert main(["evaluate", str(run), files["test"], "--families", "kind"]) == 2
+    assert "no structure has the entry 'kind'" in capsys.readouterr().err
+
+
 def test_evaluate_on_what_is_no_run(files, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path), files["test"]]) == 2
     assert "holds no posterior.safetensors" in capsys.readouterr().err

@@ -139,3 +139,18 @@ def test_a_prediction_that_overflows_is_named(posterior, predictive, unseen):
     stds[2 * 4 + 1, 0] = np.inf
     with pytest.raises(InputError, match=r"prediction for structure 2 of the test set is not finite \(1 such"):
         score(predictive._replace(forces_std=stds), unseen, posterior.num_samples)
+
+
+def test_a_part_of_a_predictive_is_that_of_the_part(posterior):
+    mixed = Dataset.from_atoms([*labelled_series(ammonia(), 2, seed=1), Atoms("N"), *labelled_series(ammonia(), 2)])
+    whole, chosen = posterior.predict(mixed), np.array([1, 2, 4])
+    part, expected = whole.take(chosen), posterior.predict(mixed.take(chosen))
+    assert whole.beyond_validated is None
+    for name, value in expected._asdict().items():
+        if value is None:
+            assert getattr(part, name) is None
+        else:
+            np.testing.assert_allclose(getattr(part, name), value, rtol=1e-4, atol=1e-5, err_msg=name)
+    beyond = np.arange(13) % 3 == 0
+    marked = whole._replace(beyond_validated=beyond).take(np.array([3]))
+    np.testing.assert_array_equal(marked.beyond_validated, beyond[9:13])

@@ -65,6 +65,17 @@ def read_frames(path: Path, index: Index, keys: Keys, use_labels: bool = True) -
     )
 
 
+def read_entries(path: Path, index: Index = ":") -> Iterator[dict[str, Any]]:
+    """What else the file says of each frame that ``index`` selects: its ``info``, as ASE has it; none in an .npz.
+
+    Raises:
+        InputError: as :func:`read_frames`.
+    """
+    if path.suffix == ".npz":
+        return ({} for _ in read_frames(path, index, Keys(None, None, None), use_labels=False))
+    return (atoms.info for atoms in _select(_iterate(path), index, path))
+
+
 def npz_units(path: Path) -> tuple[str, str]:
     """Energy and length unit of an .npz: ``e_unit`` and ``r_unit`` if stored, else those that the formats define.
 

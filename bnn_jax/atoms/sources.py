@@ -24,16 +24,20 @@ import ase
 import numpy as np
 import pooch
 import requests
+from jaxtyping import Int
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.files import read_file
 from bnn_jax.atoms.labels import Choices
+from bnn_jax.atoms.reading import read_entries
 from bnn_jax.atoms.registry import SOURCES, Source
 from bnn_jax.types import InputError, nearest_name
 
 Structures = Dataset | ase.Atoms | Iterable[ase.Atoms] | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """Whatever :func:`load` takes."""
 
+UNNAMED = "(unnamed)"
+"""Family of structures that name none."""
 _WAYS_IN = "give a file, a pattern, FILE@INDEX, a known name, several of these, ASE structures or a data set"
 
 
@@ -99,6 +103,37 @@ def load(source: Structures, *, registry: Sequence[Source] = SOURCES, **keys: An
     return _of_files([file for path in paths for file in _files(path, registry)], registry, keys)
 
 
+def families(
+    source: str | os.PathLike[str], key: str, registry: Sequence[Source] = SOURCES
+) -> dict[str, Int[np.ndarray, " structure"]]:
+    """Indices of the structures of each family that files name, as GAP's and MACE's ``config_type`` does.
+
+    Args:
+        source: as for :func:`load`; the indices are those of what that returns.
+        key: of the entry of a structure's ``info`` that names its family.
+        registry: the table of names.
+
+    Returns:
+        Families in the order in which they appear; those without the entry as :data:`UNNAMED`.
+
+    Raises:
+        InputError: no structure has the entry.
+    """
+    found: dict[str, list[int]] = {}
+    known: set[str] = set()
+    entries: list[dict[str, Any]] = []
+    for name, index in _files(source, registry):
+        with _local(name, registry) as path:
+            entries += read_entries(path, ":" if index is None else index)
+    for i, entry in enumerate(entries):
+        known |= entry.keys()
+        found.setdefault(str(entry.get(key, UNNAMED)), []).append(i)
+    if key not in known:
+        others = ", ".join(sorted(known)[:10]) or "none"
+        raise InputError(f"{source}: no structure has the entry {key!r}; name one that there is ({others}).")
+    return {name: np.array(indices) for name, indices in found.items()}
+
+
 def _files(name_or_path: str | os.PathLike[str], registry: Sequence[Source]) -> list[tuple[str, str | None]]:
     """Files or names, each with the index that was written behind it."""
     text = os.fspath(name_or_path)
@@ -138,13 +173,22 @@ def _one(name: str, registry: Sequence[Source], keys: dict[str, Any]) -> Dataset
             f"{name!r} {what} and no known data set; check the path, "
             f"or use a name such as {_nearest(name, registry)!r}, the nearest known."
         )
-    source = describe(name, registry)
-    keys = {"energy_unit": source.units} | keys
-    if source.url is None:
+    keys = {"energy_unit": describe(name, registry).units} | keys
+    with _local(name, registry) as path:
+        return read_file(path, **keys)
+
+
+@contextmanager
+def _local(name: str, registry: Sequence[Source]) -> Iterator[Path]:
+    """The file of a path or a known name, as long as it is needed."""
+    if os.path.isfile(name):
+        yield Path(name)
+    elif (source := describe(name, registry)).url is not None:
+        yield fetch(source)
+    else:
         resource = importlib.resources.files("bnn_jax.atoms.builtin") / source.filename
         with importlib.resources.as_file(resource) as packaged:
-            return read_file(packaged, **keys)
-    return read_file(fetch(source), **keys)
+            yield packaged
 
 
 def _refuse(keys: Collection[str], what: str) -> None:

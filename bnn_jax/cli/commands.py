@@ -96,6 +96,8 @@ class Evaluate:
     """Write the figures to this file too."""
     plots: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=QUIET)] = None
     """Write plots into this folder."""
+    families: Annotated[str | None, arg(metavar="KEY", help_behavior_hint=QUIET)] = None
+    """Also one row for each family of structures, named by this entry of a frame's comment, such as config_type."""
     labels: Labels = field(default_factory=LabelOptions)
 
 

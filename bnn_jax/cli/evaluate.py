@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bnn_jax.atoms.sources import load
+from bnn_jax.atoms.sources import families, load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Evaluate
 from bnn_jax.evaluation import check_shared_structures
 from bnn_jax.methods import Posterior
-from bnn_jax.report import assess, beyond_note, score_table, scores_to_json
+from bnn_jax.report import assess, beyond_note, family_table, score_table, scores_to_json
 from bnn_jax.types import InputError
 
 
@@ -27,10 +27,13 @@ def run(command: Evaluate) -> None:
     posterior = Posterior.load(command.run)
     test = load(command.test, require_labels=True, **given(asdict(command.labels)))
     check_shared_structures(posterior, test)
-    scores = assess(posterior, test, plots=None if command.plots is None else Path(command.plots))
+    named = None if command.families is None else families(command.test, command.families)
+    scores = assess(posterior, test, None if command.plots is None else Path(command.plots), named)
     if command.json is not None:
         write_text_atomic(command.json, scores_to_json(scores))
     print(score_table(scores))
+    if named is not None:
+        print(f"\n{family_table(scores['families'])}")
     if note := beyond_note(int(scores.get("num_beyond_validated", 0)), len(test), scores):
         print(note)
     if posterior.verdict is not None and not posterior.verdict.is_trusted:

@@ -11,21 +11,19 @@ from bnn_jax.checkpoint import RunFolder, has_checkpoint
 from bnn_jax.config import SamplerConfig
 from bnn_jax.devices import whole
 from bnn_jax.methods.recorder import DivergenceError, Report
+from bnn_jax.methods.watch import Watch
 from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.sampling.groups import RunProgress, group_size
 from bnn_jax.sampling.progress import Progress, Turn
-from bnn_jax.types import Params
 
 _log = logging.getLogger(__name__)
-
-ValidError = Callable[[Params], dict[str, np.ndarray]]
 
 
 def reports(
     drive_fn: Callable[[int, Progress], Iterator[Turn]],
     start: RunProgress,
     config: SamplerConfig,
-    valid_error: ValidError,
+    watched: Watch,
     run: RunFolder | None,
 ) -> Iterator[Report]:
     """One group of chains after another to its end (:func:`bnn_jax.sampling.progress.drive`), in words and numbers.
@@ -34,22 +32,24 @@ def reports(
         drive_fn: of the number of a group and its progress, the loop from there on.
         start: where the groups stand.
         config: the sampler's settings.
-        valid_error: errors of each chain's position on the validation set, for the log.
+        watched: what the chains say of the validation set, for the log.
         run: the folder of the run, if it has one.
 
     Raises:
         DivergenceError: all chains were stopped.
     """
-    progress = start
+    progress, latest = start, {}
     for index in range(len(start.groups)):
         for turn in drive_fn(index, progress.groups[index]):
             progress = progress.at(index, turn.progress)
-            yield _report(turn, index, progress, config, valid_error)
+            report = _report(turn, index, progress, config, watched)
+            latest |= report.shown
+            yield report._replace(shown=latest if report.shown else {})
     if not progress.active.any():
         raise DivergenceError(_epitaph(progress, run))
 
 
-def _report(turn: Turn, index: int, progress: RunProgress, config: SamplerConfig, valid_error: ValidError) -> Report:
+def _report(turn: Turn, index: int, progress: RunProgress, config: SamplerConfig, watched: Watch) -> Report:
     group, first_chain = turn.progress, index * group_size(config)
     where = {"run_step": progress.step, "first_chain": first_chain, "num_events": progress.num_events}
     rows = [_event(divergence, group, first_chain) | where for divergence in turn.divergences]
@@ -57,9 +57,11 @@ def _report(turn: Turn, index: int, progress: RunProgress, config: SamplerConfig
     if turn.row is not None:
         # On one device: what is spread over several would make them wait for each other.
         position = jax.device_get(whole(group.states.sampler.position))
-        row = _log_row(group, turn.row, valid_error(position)) | where
-        shown = {"loss": f"{row['loss']:.2f}", "forces": f"{row.get('valid_forces_mae', np.nan):.4f}"}
         is_sample = int(group.step) in schedule.sample_steps(config)
+        figures = {k: v for k, v in watched.figures(progress).items() if np.isfinite(v)} if is_sample else {}
+        row = _log_row(group, turn.row, watched.errors(position)) | where | figures
+        shown = {"loss": f"{row['loss']:.2f}", "forces": f"{row.get('valid_forces_mae', np.nan):.4f}"}
+        shown |= {name: f"{value:.2f}" for name, value in figures.items()}
         rows.append(row)
     is_milestone = is_sample or bool(turn.divergences)
     return Report(progress, rows, shown, is_milestone, is_sound=bool(progress.active.any()))

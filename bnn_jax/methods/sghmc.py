@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.graph import PackedData, batch_bound, batch_size_needed, gather_batch, pack
+from bnn_jax.atoms.graph import PackedData, batch_bound, gather_batch
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.checkpoint import RunFolder
 from bnn_jax.config import Config
@@ -24,12 +23,13 @@ from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
 from bnn_jax.methods.preparation import check_batch_size, prepare
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.methods.recorder import LostProcessError as LostProcessError
+from bnn_jax.methods.watch import UNWATCHED, FiguresFn, watch
 from bnn_jax.model import nequip
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
 from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.sampling.groups import RunProgress, cut, extended, group_size
 from bnn_jax.sampling.progress import OnDivergence, Progress, Turn, begin, drive
-from bnn_jax.types import InputError, Params, Potential, PRNGKey
+from bnn_jax.types import InputError, Potential, PRNGKey
 
 TIMED_SECONDS = 1.0
 """That a measurement of steps takes at least, unless ``log_every`` of them take less."""
@@ -49,6 +49,7 @@ def fit(
     on_divergence: OnDivergence = "stop",
     devices_per_chain: int = 1,
     metadata: Mapping[str, Any] | None = None,
+    figures_fn: FiguresFn | None = None,
 ) -> Posterior:
     """Sample the posterior of the weights with ``config.sampler.num_chains`` chains.
 
@@ -67,6 +68,7 @@ def fit(
             out, or ``halve-step``: repeat from there with half its step size. Other chains are not touched.
         devices_per_chain: devices that share the minibatches of each chain; they divide ``sampler.batch_size``.
         metadata: further plain values for the record of a new run.
+        figures_fn: of the samples so far, from their predictive on the validation set; log and progress bar show them.
 
     Raises:
         InputError: the data or the configuration cannot be used, ``out`` holds another run, or memory or disk will not
@@ -77,7 +79,7 @@ def fit(
     _check_groups(config, devices_per_chain)
     check_batch_size(config.sampler.batch_size, train, "sampler.batch_size")
     config, statistics, packed = prepare(train, valid, config)
-    valid_error = _valid_error(valid, config, statistics)
+    watched = UNWATCHED if valid is None else watch(valid, config, statistics, figures_fn)
     fingerprint = train.fingerprint()
     out = None if out is None else Path(out)
     run = None if out is None else recorder.find(out, config, seed, fingerprint, resume, is_extension)
@@ -107,7 +109,7 @@ def fit(
 
     def reports_fn(start: RunProgress, run: RunFolder | None) -> Iterator[recorder.Report]:
         is_watched = run is not None or (progress and is_first())
-        return chain_log.reports(drive_fn, start, sampler, valid_error if is_watched else lambda _: {}, run)
+        return chain_log.reports(drive_fn, start, sampler, watched if is_watched else UNWATCHED, run)
 
     def like_fn(extent: Mapping[str, str]) -> RunProgress:
         return cut(start, *(int(extent.get(name, text)) for name, text in run_plan.extent.items()))
@@ -289,39 +291,3 @@ def _start(config: Config) -> Callable[[PRNGKey, Int[np.ndarray, " chain"]], cha
         return jax.vmap(one)(numbers)
 
     return jax.jit(start)
-
-
-def _valid_error(
-    valid: Dataset | None, config: Config, statistics: Statistics
-) -> Callable[[Params], dict[str, np.ndarray]]:
-    """Force errors of each chain's present position on the validation set, in eV/Angstrom [chain]."""
-    if valid is None or not np.isfinite(valid.forces).any():
-        return lambda _: {}
-    packed = pack(valid, config.model.cutoff, statistics.species, statistics.shifts)
-    errors = _errors(config, len(valid), batch_size_needed(packed, np.arange(len(valid))))
-    on_device = jax.device_put(packed)
-
-    def evaluate(position: Params) -> dict[str, np.ndarray]:
-        mae, rmse = errors(position, on_device)
-        return {"valid_forces_mae": np.asarray(mae), "valid_forces_rmse": np.asarray(rmse)}
-
-    return evaluate
-
-
-@functools.lru_cache(maxsize=8)
-def _errors(config: Config, num_structures: int, sizes: tuple[int, int]) -> Callable[..., tuple[Array, Array]]:
-    """Jitted: mean absolute and root mean square error of forces [chain] on so many packed structures."""
-    apply = potential(config).apply
-
-    def errors(position: Params, packed: PackedData) -> tuple[Float[Array, " chain"], Float[Array, " chain"]]:
-        batch = gather_batch(packed, np.arange(num_structures), *sizes)
-        mask = batch.labels.forces_mask[:, None]
-
-        def one(params: Params) -> tuple[Array, Array]:
-            error = jnp.where(mask, apply(params, batch.graph).forces - batch.labels.forces, 0)
-            count = 3 * jnp.sum(mask)
-            return jnp.sum(jnp.abs(error)) / count, jnp.sqrt(jnp.sum(error**2) / count)
-
-        return jax.lax.map(one, position)
-
-    return jax.jit(errors)

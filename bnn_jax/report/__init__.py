@@ -14,7 +14,7 @@ from bnn_jax.report.plots import (
     write_evaluation,
 )
 from bnn_jax.report.run_report import assess, write_run_report
-from bnn_jax.report.table import beyond_note, score_table, scores_to_json, to_json
+from bnn_jax.report.table import beyond_note, family_table, score_table, scores_to_json, to_json
 
 __all__ = [
     "assess",
@@ -24,6 +24,7 @@ __all__ = [
     "error_density",
     "error_vs_std",
     "evaluation_figures",
+    "family_table",
     "parity",
     "reliability",
     "rhat",

@@ -3,10 +3,12 @@
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.checkpoint import read_jsonl, write_text_atomic
@@ -22,20 +24,30 @@ from bnn_jax.types import InputError
 from bnn_jax.verdict import summary
 
 
-def assess(posterior: Posterior, test: Dataset, plots: Path | None = None) -> dict[str, float]:
+def assess(
+    posterior: Posterior,
+    test: Dataset,
+    plots: Path | None = None,
+    families: Mapping[str, Int[np.ndarray, " structure"]] | None = None,
+) -> dict[str, Any]:
     """The figures of :func:`bnn_jax.evaluate`, and the plots of the same predictions.
 
     Args:
         posterior: the samples.
         test: labelled structures.
         plots: folder for the plots, made if absent; None for none.
+        families: structures whose figures are wanted by themselves too, under ``families`` and their name.
 
     Raises:
         InputError: the structures have no label or an unknown element, or a plot cannot be written.
     """
     start = time.perf_counter()
     predictive = posterior.predict(test)
-    scores = score(predictive, test, posterior.num_samples) | {"seconds": time.perf_counter() - start}
+    scores: dict[str, Any] = score(predictive, test, posterior.num_samples)
+    scores |= {"seconds": time.perf_counter() - start}
+    if families is not None:
+        parts = {name: (predictive.take(chosen), test.take(chosen)) for name, chosen in families.items()}
+        scores |= {"families": {name: score(*part, posterior.num_samples) for name, part in parts.items()}}
     if plots is not None:
         write_evaluation(plots, predictive, test.energy, test.forces, forces_threshold=OUTLIER_THRESHOLD)
     return scores

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
@@ -71,6 +72,26 @@ def score_table(scores: Mapping[str, float]) -> str:
     return "\n".join([title, *head, *lines])
 
 
+def family_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Whether stds are as wide as the errors, family by family.
+
+    Args:
+        scores: figures of :func:`bnn_jax.evaluate` of each family, by its name.
+    """
+    width = min(max(len(name) for name in ("family", *scores)), 40)
+    columns = [("structures", "num_structures"), ("beyond", "num_beyond_validated")]
+    for name, short in (("energy", "E"), ("forces", "F")):
+        columns += [(f"{short} MAE", f"{name}_mae"), (f"{short} rms z", f"{name}_rms_z")]
+        columns += [(f"{short} in {level} %", f"{name}_coverage_{level}") for level in ("68", "95")]
+    lines = [f"{'family':<{width}}" + "".join(f"{title:>12}" for title, _ in columns)]
+    for name, each in scores.items():
+        lines.append(
+            f"{name[:width]:<{width}}" + "".join(_cell(float(each.get(key, math.nan)), 12) for _, key in columns)
+        )
+    note = "beyond: structures beyond the validated range; E in eV, F in eV/Å; shares within one and two stds."
+    return "\n".join([*lines, note])
+
+
 def beyond_note(num_beyond: int, num_structures: int, scores: Mapping[str, float] | None = None) -> str | None:
     """A sentence on the structures beyond the validated range; None where there is none.
 
@@ -117,11 +138,11 @@ def _cell(value: float | None, width: int) -> str:
     return f"{'-' if math.isnan(value) else f'{value:.4g}':>{width}}"
 
 
-def scores_to_json(scores: Mapping[str, float]) -> str:
+def scores_to_json(scores: Mapping[str, Any]) -> str:
     """The figures and their units as strict JSON, where what is not finite becomes null.
 
     Args:
-        scores: as :func:`bnn_jax.evaluate` returns them.
+        scores: as :func:`bnn_jax.evaluate` returns them, those of families under ``families``.
     """
     return to_json(dict(scores) | {"units": UNITS})
 

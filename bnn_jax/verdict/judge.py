@@ -1,5 +1,7 @@
 """The verdict on a run: three questions, each with its figures and advice, and what follows for one who uses it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -7,15 +9,13 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.evaluation import convergence_of, quantities
 from bnn_jax.methods import registry
 from bnn_jax.methods.base import Posterior, SamplingRecord
+from bnn_jax.methods.watch import MAX_MONITORED, FiguresFn
 from bnn_jax.sampling.diagnostics import agreement
 from bnn_jax.types import Criterion, Predictive, Verdict
 from bnn_jax.verdict.calibrated import judge_calibration
 from bnn_jax.verdict.labels import slopes
 from bnn_jax.verdict.mixed import judge_mixing, median
 from bnn_jax.verdict.reproducible import judge_reproducibility
-
-MAX_MONITORED = 100
-"""Structures that a verdict looks at, at most."""
 
 
 def judge(posterior: Posterior, held_out: Dataset, labels_are_held_out: bool) -> Verdict:
@@ -76,6 +76,29 @@ def _sentence(calibrated: Criterion, reproducible: Criterion, mixed: Criterion) 
         f"{sentence} Their spread is that of an ensemble of chains, not of the exact posterior, for the chains have not"
         f" mixed: {mixed.sentence}."
     )
+
+
+def settling(held_out: Dataset) -> FiguresFn:
+    """What a run's log and progress bar show of the three questions while it samples.
+
+    ``z``: root mean square of errors of forces over stds; ``shift``: of how many stds another run's forces would
+    differ (:func:`bnn_jax.verdict.reproducible.halves`); ``R-hat``: median. What cannot be told yet is NaN.
+
+    Args:
+        held_out: the validation set.
+    """
+    held_out = monitored(held_out)
+
+    def figures(predictive: Predictive, num_chains: int, labels: Sequence[str]) -> dict[str, float]:
+        calibrated = judge_calibration(predictive, held_out).figures
+        reproducible = judge_reproducibility(predictive, num_chains, labels).figures
+        return {
+            "z": calibrated.get("forces_rms_z", np.nan),
+            "shift": reproducible.get("forces_shift_of_another_run", np.nan),
+            "R-hat": median(convergence_of(predictive, num_chains, labels)["rhat"]),
+        }
+
+    return figures
 
 
 def monitored(dataset: Dataset) -> Dataset:

@@ -15,6 +15,7 @@ from systems import ammonia, labelled_series, strained_copper
 
 import bnn_jax
 from bnn_jax import Dataset
+from bnn_jax.atoms.sources import UNNAMED, families
 from bnn_jax.types import InputError
 
 SERIES = labelled_series(ammonia(), 6)
@@ -179,3 +180,19 @@ def test_predictions_leave_labels_alone():
     bare = [ase.Atoms(atoms.numbers, atoms.positions) for atoms in frames]
     np.testing.assert_array_equal(posterior.predict(frames).forces, posterior.predict(bare).forces)
     assert np.isnan(bnn_jax.load(frames, use_labels=False).energy).all()
+
+
+def test_families_are_those_that_files_name(tmp_path):
+    frames = [ase.Atoms("OH2", positions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]]) for _ in range(4)]
+    for atoms, name in zip(frames, ("bulk", "ice", None, "bulk"), strict=True):
+        atoms.info |= {} if name is None else {"config_type": name}
+    ase.io.write(tmp_path / "a.xyz", frames[:2])
+    ase.io.write(tmp_path / "b.xyz.gz", frames[2:], format="extxyz")
+    pattern = str(tmp_path / "*.xyz*")
+    found = families(pattern, "config_type")
+    assert {name: indices.tolist() for name, indices in found.items()} == {"bulk": [0, 3], "ice": [1], UNNAMED: [2]}
+    assert list(families(f"{tmp_path / 'a.xyz'}@1:", "config_type")) == ["ice"]
+    with pytest.raises(InputError, match=r"no structure has the entry 'kind'; name one that there is \(config_type"):
+        families(pattern, "kind")
+    with pytest.raises(InputError, match="no structure has the entry 'config_type'; name one that there is"):
+        families("ammonia", "config_type")

@@ -83,7 +83,7 @@ COMPILED = {}
 @pytest.fixture(autouse=True, scope="module")
 def compile_once() -> Iterator[None]:
     """Runs that differ in nothing that is compiled share it: a resumed run takes the chunk of the one before."""
-    build, valid_error = sghmc.build_chains, sghmc._valid_error
+    build, watch = sghmc.build_chains, sghmc.watch
 
     def shared_build(rng_key, packed, config, *devices):
         key = (str(jax.random.key_data(rng_key)), config, devices, packed.positions.shape, packed.senders.shape)
@@ -91,15 +91,15 @@ def compile_once() -> Iterator[None]:
             COMPILED[key] = build(rng_key, packed, config, *devices)
         return COMPILED[key]
 
-    def shared_valid_error(valid, config, statistics):
-        key = None if valid is None else (valid.fingerprint(), config.model)
+    def shared_watch(valid, config, statistics, figures_fn):
+        key = valid.fingerprint(), config.model, figures_fn
         if key not in COMPILED:
-            COMPILED[key] = valid_error(valid, config, statistics)
+            COMPILED[key] = watch(valid, config, statistics, figures_fn)
         return COMPILED[key]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sghmc, "build_chains", shared_build)
-        patched.setattr(sghmc, "_valid_error", shared_valid_error)
+        patched.setattr(sghmc, "watch", shared_watch)
         yield
 
 
