@@ -15,6 +15,7 @@ from bnn_jax.config.sections import (
     PosteriorConfig,
     RateSchedule,
     SamplerConfig,
+    ShallowConfig,
     TrainerConfig,
     Variant,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "PresetName",
     "RateSchedule",
     "SamplerConfig",
+    "ShallowConfig",
     "TrainerConfig",
     "Variant",
 ]

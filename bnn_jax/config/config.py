@@ -23,6 +23,7 @@ from bnn_jax.config.sections import (
     ModelConfig,
     PosteriorConfig,
     SamplerConfig,
+    ShallowConfig,
     TrainerConfig,
 )
 from bnn_jax.types import InputError, nearest_name
@@ -39,6 +40,7 @@ class Config:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    shallow: ShallowConfig = field(default_factory=ShallowConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     mean_variance: MeanVarianceConfig = field(default_factory=MeanVarianceConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)

@@ -169,6 +169,17 @@ class EnsembleConfig:
 
 
 @dataclass(frozen=True)
+class ShallowConfig:
+    """Shallow ensemble."""
+
+    num_readouts: int = within(16, 2, 1024)
+    """Linear readouts of one network."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "shallow")
+
+
+@dataclass(frozen=True)
 class DropoutConfig:
     """Monte Carlo dropout."""
 

@@ -10,6 +10,7 @@ from bnn_jax.types import InputError, Potential, PRNGKey, nearest_name
 _HOMES = {
     "sghmc": "bnn_jax.methods.sghmc",
     "ensemble": "bnn_jax.methods.ensemble",
+    "shallow": "bnn_jax.methods.shallow",
     "dropout": "bnn_jax.methods.dropout",
     "mean_variance": "bnn_jax.methods.mean_variance",
     "evidential": "bnn_jax.methods.evidential",

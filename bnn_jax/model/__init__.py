@@ -5,6 +5,7 @@ from bnn_jax.model.initial import draw
 from bnn_jax.model.leaves import leaf, with_leaf
 from bnn_jax.model.potential import nequip
 from bnn_jax.model.radial import MLP
+from bnn_jax.model.readout import PATH as READOUT_PATH
 from bnn_jax.model.readout import readout, with_readout
 
-__all__ = ["MLP", "channel_readers", "draw", "leaf", "nequip", "readout", "with_leaf", "with_readout"]
+__all__ = ["MLP", "READOUT_PATH", "channel_readers", "draw", "leaf", "nequip", "readout", "with_leaf", "with_readout"]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from bnn_jax.model.leaves import leaf, with_leaf
 
 PATH = ("heads", "energy", "kernel_0")
+"""Of the kernel [feature, 1] in the parameters."""
 
 
 def readout(params: Mapping[str, Any]) -> Float[Array, " feature"]:

@@ -15,15 +15,21 @@ def _normal(error: Float[Array, "*shape"], std: Float[Array, "*#shape"], mask: B
     return jnp.where(mask, -0.5 * (standard**2 + LOG_2PI) - jnp.log(jnp.where(mask, std, 1)), 0)
 
 
+def _total(std: Float[Array, "*#shape"], epistemic: Float[Array, "*shape"] | None) -> Array:
+    return std if epistemic is None else jnp.hypot(std, epistemic)
+
+
 def log_likelihood(prediction: Prediction, batch: Batch, stress_std: float) -> Float[Array, " structure"]:
     r"""Log likelihood of each structure of a padded batch; zero for padding.
 
     .. math:: \ln N(E; \mu_E, \sigma_E^2) + \sum_i \ln N(F_i; \mu_{F_i}, \sigma_{F_i}^2 I)
               [+ \sum_{a \le b} \ln N(S_{ab}; \mu_{S_{ab}}, \sigma_S^2 (1 + \delta_{ab}) / 2)]
 
-    A label whose mask is False drops its term. The stress term counts the six independent components of a symmetric
-    tensor; with half the variance off the diagonal it depends on the Frobenius norm of the error alone, so that the
-    density does not change when everything is rotated.
+    Where the prediction has epistemic stds, the variances are those of the noise and theirs together, which may differ
+    between the components of a force. A label whose mask is False drops its term. The stress term counts the six
+    independent components of a symmetric tensor; with half the variance off the diagonal it depends on the Frobenius
+    norm of the error alone. So the density does not change when everything is rotated, epistemic stds of components
+    apart.
 
     Args:
         prediction: output of ``Potential.apply`` on ``batch.graph``.
@@ -33,8 +39,10 @@ def log_likelihood(prediction: Prediction, batch: Batch, stress_std: float) -> F
     Reference: Rensmeyer et al. (2024), section 3.2.
     """
     labels, graph = batch.labels, batch.graph
-    total = _normal(prediction.energy - labels.energy, prediction.energy_std, labels.energy_mask)
-    forces = _normal(prediction.forces - labels.forces, prediction.forces_std[:, None], labels.forces_mask[:, None])
+    energy_std = _total(prediction.energy_std, prediction.energy_std_epistemic)
+    forces_std = _total(prediction.forces_std[:, None], prediction.forces_std_epistemic)
+    total = _normal(prediction.energy - labels.energy, energy_std, labels.energy_mask)
+    forces = _normal(prediction.forces - labels.forces, forces_std, labels.forces_mask[:, None])
     total = total.at[node_structure(graph)].add(jnp.sum(forces, axis=1), indices_are_sorted=True)
     if prediction.stress is not None:
         rows, columns = jnp.triu_indices(3)

@@ -28,6 +28,7 @@ MODEL |= {"std_hidden": [4]}
 TRAINER = {"num_steps": 12, "log_every": 5, "batch_size": 3}
 SECTIONS = {
     "ensemble": {"num_members": 3},
+    "shallow": {"num_readouts": 3},
     "dropout": {"num_passes": 3, "rate": 0.2},
     "mixture": {"num_components": 3},
     "laplace": {"zeta": 1e-2},
@@ -65,7 +66,7 @@ def test_every_method_predicts_and_says_what_it_knows(posterior: Posterior) -> N
     has_forces_std, has_energy_std = np.isfinite(predictive.forces_std).all(), np.isfinite(predictive.energy_std).all()
     assert has_forces_std == (method != "mixture")
     assert has_energy_std == (method not in ("mixture", "mean_variance", "evidential"))
-    assert (predictive.forces_std_aleatoric == 0).all() == (method == "laplace")
+    assert (predictive.forces_std_aleatoric == 0).all() == (method in ("laplace", "shallow"))
     assert (predictive.forces_std_epistemic > 0).all() == (method not in ("mean_variance", "mixture"))
 
 
@@ -100,7 +101,7 @@ def test_forces_are_the_gradient_of_the_energy_and_turn_with_the_molecule(poster
     )
 
 
-@pytest.mark.parametrize("method", ["ensemble", "laplace"])
+@pytest.mark.parametrize("method", ["ensemble", "laplace", "shallow"])
 def test_resume_is_bit_for_bit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(method)
     monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
@@ -334,7 +335,11 @@ def test_what_cannot_be_done_is_refused_before_any_work(method: str, sections: d
         get(method).fit(jax.random.key(0), water(8, 0), None, config, progress=False)
 
 
-@pytest.mark.parametrize("section", [{"ensemble": {"num_members": 1}}, {"dropout": {"num_passes": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "section",
+    [{"ensemble": {"num_members": 1}}, {"shallow": {"num_readouts": 1}}, {"dropout": {"num_passes": 1}}],
+    ids=str,
+)
 def test_one_member_is_no_ensemble(section: dict) -> None:
     with pytest.raises(InputError, match="must be at least 2"):
         Config.from_dict(section)

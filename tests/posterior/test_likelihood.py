@@ -17,9 +17,12 @@ STRESS_STD = 0.02
 ALL = np.arange(6)
 
 
-def by_scipy(prediction) -> list[float]:
+def by_scipy(prediction, forces_std=None) -> list[float]:
     """Term by term, from the labels as the user gave them."""
     data, totals = Dataset.from_atoms(structures()), []
+    stds = (
+        np.broadcast_to(prediction.forces_std[:, None], prediction.forces.shape) if forces_std is None else forces_std
+    )
     for i in range(len(data)):
         total = 0.0
         if np.isfinite(data.energy[i]):
@@ -27,7 +30,7 @@ def by_scipy(prediction) -> list[float]:
         for atom in range(data.offsets[i], data.offsets[i + 1]):
             for axis in range(3):
                 if np.isfinite(data.forces[atom, axis]):
-                    mean, std = prediction.forces[atom, axis], prediction.forces_std[atom]
+                    mean, std = prediction.forces[atom, axis], stds[atom, axis]
                     total += stats.norm.logpdf(data.forces[atom, axis], mean, std)
         for row, column in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
             if np.isfinite(data.stress[i, row, column]):
@@ -45,6 +48,18 @@ def test_equals_scipy() -> None:
     result = log_likelihood(prediction, batch, STRESS_STD)
     np.testing.assert_allclose(result[:6], by_scipy(prediction), rtol=1e-12)
     assert result[6] == 0  # padding
+
+
+def test_epistemic_variances_add_to_those_of_the_noise() -> None:
+    """Of each component of a force by itself."""
+    prediction, batch = random_prediction(7), batch_of(ALL)
+    rng = np.random.default_rng(1)
+    energy_std, forces_std = (jnp.asarray(rng.uniform(0.5, 2, size=shape)) for shape in (7, prediction.forces.shape))
+    both = prediction._replace(energy_std_epistemic=energy_std, forces_std_epistemic=forces_std)
+    energy_std = np.sqrt(prediction.energy_std**2 + energy_std**2)
+    forces_std = np.sqrt(prediction.forces_std[:, None] ** 2 + forces_std**2)
+    expected = by_scipy(prediction._replace(energy_std=energy_std), forces_std)
+    np.testing.assert_allclose(log_likelihood(both, batch, STRESS_STD)[:6], expected, rtol=1e-12)
 
 
 def test_without_stress_its_term_is_dropped() -> None:
