@@ -17,6 +17,7 @@ from bnn_jax.config.sections import (
     DropoutConfig,
     EnsembleConfig,
     EvidentialConfig,
+    IVONConfig,
     LaplaceConfig,
     MeanVarianceConfig,
     MixtureConfig,
@@ -40,6 +41,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    ivon: IVONConfig = field(default_factory=IVONConfig)
     mean_variance: MeanVarianceConfig = field(default_factory=MeanVarianceConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

@@ -11,6 +11,7 @@ _HOMES = {
     "sghmc": "bnn_jax.methods.sghmc",
     "ensemble": "bnn_jax.methods.ensemble",
     "dropout": "bnn_jax.methods.dropout",
+    "ivon": "bnn_jax.methods.ivon",
     "mean_variance": "bnn_jax.methods.mean_variance",
     "evidential": "bnn_jax.methods.evidential",
     "mixture": "bnn_jax.methods.mixture",
