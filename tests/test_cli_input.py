@@ -410,6 +410,7 @@ CASES: dict[str, Case] = {
     "one member": with_setting("ensemble.num_members=1", r"ensemble\.num_members is 1; it must be .*2"),
     "one readout": with_setting("shallow.num_readouts=1", r"shallow\.num_readouts is 1; it must be .*2"),
     "one pass": with_setting("dropout.num_passes=1", r"dropout\.num_passes is 1; it must be .*2"),
+    "one draw": with_setting("ivon.num_samples=1", r"ivon\.num_samples is 1; it must be .*2"),
     "one last layer": with_setting("laplace.num_samples=1", r"laplace\.num_samples is 1, which has no spread; give 2"),
     "components": with_options(
         r"mixture\.num_components is 500 and the training set has 72 atoms; lower it",

@@ -56,7 +56,7 @@ class Fit:
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint=QUIET)] = ()
     """Override a value of the configuration, such as sampler.batch_size=5; may be repeated."""
     method: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=QUIET)] = None
-    """Uncertainty method, short for --set method=NAME: sghmc (if not given), ensemble, shallow, dropout,
+    """Uncertainty method, short for --set method=NAME: sghmc (if not given), ensemble, shallow, dropout, ivon,
     mean_variance, evidential, mixture or laplace."""
     chains: Annotated[int | None, arg(metavar="C", help_behavior_hint=QUIET)] = None
     """Number of chains, short for --set sampler.num_chains=C; with --resume more of them extend the run."""
@@ -209,7 +209,8 @@ class Compare:
     out: Annotated[str, arg(metavar="DIR")]
     """Folder of the comparison, to make or to go on with."""
     methods: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint=QUIET)] = ("all",)
-    """Methods, of sghmc, ensemble, shallow, dropout, mean_variance, evidential, mixture, laplace; all if not given."""
+    """Methods, of sghmc, ensemble, shallow, dropout, ivon, mean_variance, evidential, mixture and laplace; all if not
+    given."""
     preset: Annotated[Literal["tiny", "quick", "small", "paper"] | None, arg(help_behavior_hint=QUIET)] = None
     """Named configuration (small unless --config is given); its sampler sets the budget of every method."""
     config: Annotated[str | None, arg(metavar="FILE.yaml", help_behavior_hint=QUIET)] = None

@@ -17,6 +17,7 @@ from bnn_jax.config.sections import (
     DropoutConfig,
     EnsembleConfig,
     EvidentialConfig,
+    IVONConfig,
     LaplaceConfig,
     MeanVarianceConfig,
     MixtureConfig,
@@ -42,6 +43,7 @@ class Config:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     shallow: ShallowConfig = field(default_factory=ShallowConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    ivon: IVONConfig = field(default_factory=IVONConfig)
     mean_variance: MeanVarianceConfig = field(default_factory=MeanVarianceConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

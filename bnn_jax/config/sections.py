@@ -193,6 +193,29 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True)
+class IVONConfig:
+    """Variational learning with the improved variational online Newton optimiser (Shen et al. 2024, algorithm 1).
+
+    Batches, schedule and learning rate are those of the trainer; the rate is multiplied by the initial curvature, so
+    that the first step is one of gradient descent.
+    """
+
+    num_samples: int = within(8, 2, 100_000)
+    """Networks that are drawn from the normal distribution when training ends."""
+    hess_init: float = positive(1000.0, 1e30)
+    """Curvature h that every weight starts with, of the loss of a structure; the larger, the narrower the start."""
+    beta1: float = within(0.9, 0, 1, "high")
+    """Decay of the running mean of gradients."""
+    beta2: float = within(0.9999, 0, 1, "high")
+    """Decay of the running mean of curvatures: it forgets ``hess_init`` within some 1 / (1 - beta2) steps."""
+    clip_radius: float = positive(1e-3, 1e30)
+    """Bound on the Newton step of each weight, before the learning rate and the initial curvature multiply it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "ivon")
+
+
+@dataclass(frozen=True)
 class MeanVarianceConfig:
     """Mean-variance estimation."""
 

@@ -12,6 +12,7 @@ _HOMES = {
     "ensemble": "bnn_jax.methods.ensemble",
     "shallow": "bnn_jax.methods.shallow",
     "dropout": "bnn_jax.methods.dropout",
+    "ivon": "bnn_jax.methods.ivon",
     "mean_variance": "bnn_jax.methods.mean_variance",
     "evidential": "bnn_jax.methods.evidential",
     "mixture": "bnn_jax.methods.mixture",

@@ -20,7 +20,7 @@ from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, example_graph
 from bnn_jax.methods.preparation import Prepared, check_batch_size, prepare
 from bnn_jax.sampling import chain
-from bnn_jax.training import Progress, TrainInfo, Turn, begin, build_step, drive, init
+from bnn_jax.training import Optimizer, Progress, TrainInfo, Turn, begin, build_step, drive, init
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
 
 STRUCTURES_PER_VALIDATION = 64
@@ -41,6 +41,8 @@ class Task(NamedTuple):
     """Whether all see the minibatches of network 0."""
     bootstrap: bool = False
     """Whether each sees a training set of its own, drawn with replacement."""
+    optimizer: Optimizer | None = None
+    """In place of the one that ``config.trainer`` names."""
 
 
 def fit_networks(
@@ -136,7 +138,7 @@ def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int]) -> chain.
         _, square, count = _errors(prediction, batch)
         return value, square / jnp.maximum(count, 1)
 
-    step = build_step(jax.value_and_grad(loss, has_aux=True), trainer)
+    step = build_step(jax.value_and_grad(loss, has_aux=True), trainer, task.optimizer)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
     return chain.build_chunk(step, minibatch, chain_mesh(len(task.members)))
 
@@ -148,7 +150,7 @@ def _start(task: Task, config: Config) -> Callable[[PRNGKey], Any]:
 
     def one(rng_key: PRNGKey, member: Array) -> Any:
         weight_key, step_key = jax.random.split(jax.random.fold_in(rng_key, member))
-        return init(step_key, task.potential.init(weight_key, graph), config.trainer)
+        return init(step_key, task.potential.init(weight_key, graph), config.trainer, task.optimizer)
 
     return jax.jit(lambda rng_key: jax.vmap(one, in_axes=(None, 0))(rng_key, members))
 

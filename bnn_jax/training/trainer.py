@@ -24,9 +24,9 @@ class TrainState(NamedTuple):
     """Fixed for the whole training."""
     params: Params
     optimizer: Any
-    """State of the optax transformation."""
-    average: Params
-    """Exponential moving average of ``params``."""
+    """State of the :class:`Optimizer`."""
+    average: Any
+    """Exponential moving average of what the optimizer keeps: ``params``, or a distribution of weights."""
     rate_scale: Float[Array, ""]
     """Factor on the learning rate: 1, lowered when the validation loss stagnates."""
 
@@ -41,25 +41,47 @@ class TrainInfo(NamedTuple):
     gradient_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
     is_finite: Bool[Array, ""]
-    """Whether the weights after the step are."""
+    """Whether what is kept of the step is."""
 
 
-def _transformation(config: TrainerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_amsgrad() if config.optimizer == "amsgrad" else optax.scale_by_adam()
+class Optimizer(NamedTuple):
+    """An optax transformation, or one that takes its gradients at weights drawn about its own."""
+
+    init: Callable[[Params], Any]
+    """``init(params) -> state``."""
+    draw: Callable[[PRNGKey, Any, Params], Params]
+    """``draw(rng_key, state, params)``: the weights at which the gradient is taken."""
+    update: Callable[[Params, Params, Any, Params], tuple[Params, Any]]
+    """``update(gradient, drawn, state, params) -> (step, state)``; the learning rate times the step is subtracted."""
+    keep: Callable[[Any, Params], Any]
+    """``keep(state, params)``: what is averaged, validated and kept."""
 
 
-def init(rng_key: PRNGKey, params: Params, config: TrainerConfig) -> TrainState:
-    """A network before its first step."""
-    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
-    return TrainState(zero, rng_key, params, _transformation(config).init(params), params, one)
+def _optimizer(config: TrainerConfig) -> Optimizer:
+    """The one that ``config`` names, which draws nothing."""
+    transformation = optax.scale_by_amsgrad() if config.optimizer == "amsgrad" else optax.scale_by_adam()
+    return Optimizer(
+        transformation.init,
+        lambda _rng_key, _state, params: params,
+        lambda gradient, _drawn, state, params: transformation.update(gradient, state, params),
+        lambda _state, params: params,
+    )
 
 
-def build_step(value_and_grad_fn: Callable, config: TrainerConfig) -> Callable:
+def init(rng_key: PRNGKey, params: Params, config: TrainerConfig, optimizer: Optimizer | None = None) -> TrainState:
+    """A network before its first step; the arguments are those of :func:`build_step`."""
+    optimizer = optimizer or _optimizer(config)
+    zero, one, state = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32), optimizer.init(params)
+    return TrainState(zero, rng_key, params, state, optimizer.keep(state, params), one)
+
+
+def build_step(value_and_grad_fn: Callable, config: TrainerConfig, optimizer: Optimizer | None = None) -> Callable:
     """One step of the optimiser.
 
     Args:
         value_and_grad_fn: ``(params, minibatch, rng_key) -> ((loss, forces_square_error), gradient)``.
         config: of the trainer.
+        optimizer: in place of the one that ``config`` names.
 
     Returns:
         ``step(state, minibatch) -> (state, TrainInfo)``.
@@ -67,18 +89,20 @@ def build_step(value_and_grad_fn: Callable, config: TrainerConfig) -> Callable:
     Reference: Reddi et al. (2018), for AMSGrad; the average is Polyak's, whose decay rises to ``average_decay`` as
     ``(1 + t) / (10 + t)``, so that the first weights are forgotten.
     """
-    transformation = _transformation(config)
+    optimizer = optimizer or _optimizer(config)
 
     def step(state: TrainState, minibatch: Any) -> tuple[TrainState, TrainInfo]:
         rng_key = jax.random.fold_in(state.rng_key, state.step)
-        (loss, square), gradient = value_and_grad_fn(state.params, minibatch, rng_key)
-        updates, optimizer = transformation.update(gradient, state.optimizer, state.params)
+        drawn = optimizer.draw(jax.random.fold_in(rng_key, 1), state.optimizer, state.params)
+        (loss, square), gradient = value_and_grad_fn(drawn, minibatch, rng_key)
+        updates, memory = optimizer.update(gradient, drawn, state.optimizer, state.params)
         rate = state.rate_scale * _learning_rate(state.step, config)
         params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
         decay = jnp.minimum(config.average_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: a + (1 - decay).astype(p.dtype) * (p - a), state.average, params)
-        is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
-        new = TrainState(state.step + 1, state.rng_key, params, optimizer, average, state.rate_scale)
+        kept = optimizer.keep(memory, params)
+        average = jax.tree.map(lambda a, p: a + (1 - decay).astype(p.dtype) * (p - a), state.average, kept)
+        is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(kept)]))
+        new = TrainState(state.step + 1, state.rng_key, params, memory, average, state.rate_scale)
         return new, TrainInfo(loss, square, optax.tree.norm(gradient), rate, is_finite)
 
     return step

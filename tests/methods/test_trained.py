@@ -21,7 +21,9 @@ from bnn_jax.methods.preparation import prepare
 from bnn_jax.model import channel_readers, nequip, readout, with_readout
 from bnn_jax.training import Progress
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
+from bnn_jax.verdict import judge
 from tests import systems
+from tests.methods.test_sghmc import log_rows
 
 MODEL = {"num_blocks": 1, "num_features": 4, "l_max": 1, "cutoff": 3.0, "num_bessel": 4, "radial_hidden": [4]}
 MODEL |= {"std_hidden": [4]}
@@ -30,6 +32,7 @@ SECTIONS = {
     "ensemble": {"num_members": 3},
     "shallow": {"num_readouts": 3},
     "dropout": {"num_passes": 3, "rate": 0.2},
+    "ivon": {"num_samples": 3},
     "mixture": {"num_components": 3},
     "laplace": {"zeta": 1e-2},
 }
@@ -101,7 +104,7 @@ def test_forces_are_the_gradient_of_the_energy_and_turn_with_the_molecule(poster
     )
 
 
-@pytest.mark.parametrize("method", ["ensemble", "laplace", "shallow"])
+@pytest.mark.parametrize("method", ["ensemble", "ivon", "laplace", "shallow"])
 def test_resume_is_bit_for_bit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(method)
     monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
@@ -252,6 +255,33 @@ def test_dropout_rate_is_met() -> None:
     np.testing.assert_allclose(kernels.mean(axis=0), params["heads"]["energy"]["kernel_0"], rtol=0.1)
 
 
+def test_ivon_draws_from_the_distribution_that_it_trained() -> None:
+    """The mean over weights of z-scores and of variance ratios is known to the root of 2 over all the numbers drawn."""
+    num_samples = 400
+    config = config_of("ivon", ivon={"num_samples": num_samples})
+    drawn = get("ivon").fit(jax.random.key(0), water(8, 0), water(4, 9), config, progress=False).samples
+    task_fn = get("ivon")._task_of(8)
+    normal = training.fit_networks(jax.random.key(0), water(8, 0), water(4, 9), config, task_fn, progress=False).samples
+    leaves = zip(*(jax.tree.leaves(tree) for tree in (drawn, normal.mean, normal.variance)), strict=True)
+    z = np.concatenate([((d - m) / np.sqrt(v)).reshape(num_samples, -1) for d, m, v in leaves], axis=1)
+    z = z.astype(np.float64)
+    assert abs(z.mean()) < 4 / np.sqrt(z.size) and abs((z**2).mean() - 1) < 4 * np.sqrt(2 / z.size)
+    assert np.abs(z.mean(axis=0)).max() < 6 / np.sqrt(num_samples)
+    correlation = np.corrcoef(z, rowvar=False) - np.eye(z.shape[1])
+    assert np.abs(correlation).max() < 6 / np.sqrt(num_samples)  # all independent
+
+
+def test_ivon_learns_ammonia_and_is_one_network(tmp_path: Path) -> None:
+    train, valid = bnn_jax.load("ammonia").split(train=20, valid=8, seed=0)
+    config = config_of("ivon", {"num_steps": 200, "log_every": 50, "batch_size": 5}, ivon={"num_samples": 4})
+    posterior = get("ivon").fit(jax.random.key(0), train, valid, config, out=tmp_path, progress=False)
+    losses = [row["valid_loss"] for row in log_rows(tmp_path)]
+    assert len(losses) == 4 and np.isfinite(losses).all() and losses[-1] < losses[0] - 1
+    assert posterior.num_samples == 4 and np.isfinite(posterior.predict(valid).forces_std).all()
+    verdict = judge(posterior, valid, labels_are_held_out=True)
+    assert verdict.reproducible.holds is None and "cannot be told from one network" in verdict.sentence
+
+
 def test_mixture_equals_scikit_learn() -> None:
     posterior = run("mixture")
     trained = dataclasses.replace(posterior, samples=posterior.samples["network"])
@@ -337,12 +367,34 @@ def test_what_cannot_be_done_is_refused_before_any_work(method: str, sections: d
 
 @pytest.mark.parametrize(
     "section",
-    [{"ensemble": {"num_members": 1}}, {"shallow": {"num_readouts": 1}}, {"dropout": {"num_passes": 1}}],
+    [
+        {"ensemble": {"num_members": 1}},
+        {"shallow": {"num_readouts": 1}},
+        {"dropout": {"num_passes": 1}},
+        {"ivon": {"num_samples": 1}},
+    ],
     ids=str,
 )
 def test_one_member_is_no_ensemble(section: dict) -> None:
     with pytest.raises(InputError, match="must be at least 2"):
         Config.from_dict(section)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hess_init": 0.0}, r"ivon.hess_init is 0.0; it must be positive"),
+        ({"beta1": 1.0}, r"ivon.beta1 is 1.0; it must be at least 0 and below 1"),
+        ({"beta2": -0.1}, r"ivon.beta2 is -0.1"),
+        ({"clip_radius": 0.0}, r"ivon.clip_radius is 0.0"),
+        ({"num_samples": 2.5}, r"ivon.num_samples .* must be int"),
+        ({"hessian_init": 1.0}, r"Unknown key ivon.hessian_init .* nearest known key is ivon.hess_init"),
+    ],
+    ids=str,
+)
+def test_numbers_of_ivon_have_ranges(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config.from_dict({"ivon": settings})
 
 
 def test_unknown_methods_have_a_nearest_name() -> None:
