@@ -1,12 +1,14 @@
-r"""The variance of minibatch gradients, as a running mean that does not count the drift of the gradient's own mean.
+r"""The variance of minibatch gradients, as a running mean that does not count the motion of the gradient's own mean.
 
 .. math::
     V \leftarrow \beta V + (1 - \beta) \frac{(g_t - \hat m_{t-1})^2}{1 + r_{t-1}}, \qquad
-    \hat m_t = \frac{m_t}{1 - \beta^t}, \qquad m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad
-    r_t = \frac{(1 - \beta)(1 + \beta^t)}{(1 + \beta)(1 - \beta^t)}
+    \hat m_t = \frac{m_t}{1 - \beta_m^t}, \qquad m_t = \beta_m m_{t-1} + (1 - \beta_m) g_t, \qquad
+    r_t = \frac{(1 - \beta_m)(1 + \beta_m^t)}{(1 + \beta_m)(1 - \beta_m^t)}
 
 where r is the variance of the running mean over that of a gradient, so that V, over :math:`1 - \beta^{t-1}`, has the
-variance of independent gradients of one mean as its expectation from the second of them on.
+variance of independent gradients of one mean as its expectation from the second of them on. The mean's window is a few
+steps: in stiff directions the full gradient of a chain at temperature one fluctuates by as much as the minibatch's
+noise within tens of steps, and a window of a hundred steps takes the two for two to three times the noise.
 """
 
 from typing import NamedTuple
@@ -18,7 +20,9 @@ from jaxtyping import Array, Float, Int
 from bnn_jax.types import Params
 
 DECAY = 0.99
-"""beta: of a window of a hundred steps, shorter than the drift and long enough for a variance to a tenth or two."""
+"""beta, of the variance."""
+MEAN_DECAY = 0.5
+"""beta_m, of the mean."""
 
 
 class NoiseState(NamedTuple):
@@ -40,16 +44,16 @@ def init(position: Params) -> NoiseState:
 
 def update(state: NoiseState, gradient: Params) -> NoiseState:
     """Take one gradient in."""
-    power = DECAY ** state.num_updates.astype(jnp.float32)
+    power = MEAN_DECAY ** state.num_updates.astype(jnp.float32)
     is_first, done = state.num_updates == 0, 1 - jnp.where(state.num_updates == 0, 0.0, power)
-    excess = (1 - DECAY) / (1 + DECAY) * (1 + power) / done
+    excess = (1 - MEAN_DECAY) / (1 + MEAN_DECAY) * (1 + power) / done
 
     def variance(old: Array, mean: Array, g: Array) -> Array:
         square = jnp.where(is_first, 0, jnp.square(g - mean / done) / (1 + excess))
         return DECAY * old + (1 - DECAY) * square
 
     return NoiseState(
-        jax.tree.map(lambda m, g: DECAY * m + (1 - DECAY) * g, state.mean, gradient),
+        jax.tree.map(lambda m, g: MEAN_DECAY * m + (1 - MEAN_DECAY) * g, state.mean, gradient),
         jax.tree.map(variance, state.variance, state.mean, gradient),
         state.num_updates + 1,
     )

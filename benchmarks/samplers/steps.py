@@ -83,7 +83,7 @@ def heat_counting_step(value_and_grad_fn: Callable, data_size: int, config: Samp
     kernel, freeze_step = sghmc.build_kernel(config.alpha, data_size), schedule.freeze_step(config)
 
     def heat_counting(state: chain.ChainState, minibatch: Any) -> tuple[chain.ChainState, chain.StepInfo]:
-        position, learnt = state.sampler.position, _learnt(state)
+        position, learnt = state.sampler.position, learnt_by(state)
         (log_density, estimate), gradient = value_and_grad_fn(position, minibatch)
         mean_gradient = jax.tree.map(lambda g: g / data_size, gradient)
         turned = kronecker.to_basis(state.basis, mean_gradient)
@@ -142,7 +142,7 @@ def mclmc_step(length: float, prior_std: float) -> Callable:
         warm_config = dataclasses.replace(config, convergence_steps=num_warm, **changes)
 
         def step(state: chain.ChainState, minibatch: Any) -> tuple[chain.ChainState, chain.StepInfo]:
-            position, learnt = state.sampler.position, _learnt(state)
+            position, learnt = state.sampler.position, learnt_by(state)
             moving: Any = state.sampler
             found = value_and_grad_fn(position, minibatch)
             warm_state = state._replace(sampler=sghmc.SGHMCState(position, moving.momentum), mass=learnt.mass)
@@ -186,6 +186,12 @@ def mclmc_step(length: float, prior_std: float) -> Callable:
         return step
 
     return build
+
+
+def learnt_by(state: chain.ChainState) -> Learnt:
+    """What a chain of a variant with noise has in the place of its mass."""
+    learnt: Any = state.mass
+    return learnt
 
 
 def with_noise(state: chain.ChainState) -> chain.ChainState:
@@ -239,11 +245,6 @@ def _chunk(variant: Variant, config: Config, data_size: int, sizes: tuple[int, i
     return chain.build_chunk(
         step, minibatch, chain_mesh(config.sampler.num_chains, 1), chain.build_turn(config.sampler)
     )
-
-
-def _learnt(state: chain.ChainState) -> Learnt:
-    learnt: Any = state.mass
-    return learnt
 
 
 def _as_mass(learnt: Learnt) -> Any:
