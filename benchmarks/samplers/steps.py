@@ -105,7 +105,10 @@ def heat_counting_step(value_and_grad_fn: Callable, data_size: int, config: Samp
             noise.variance(learnt.noise),
         )
         uphill = jax.tree.map(
-            lambda g, s, n: g + data_size * s * n, kronecker.to_basis(basis, gradient), stds, _normal(key, stds)
+            lambda g, s, n: g + data_size * s * n,
+            kronecker.to_basis(basis, gradient),
+            stds,
+            sghmc._standard_normal_like(key, stds),
         )
         at_rest = state.sampler._replace(position=jax.tree.map(jnp.zeros_like, position))
         carried = sghmc.rescale_momentum(at_rest, previous_step_size, step_size)
@@ -254,11 +257,3 @@ def _as_mass(learnt: Learnt) -> Any:
 def _away(position: Params, basis: kronecker.Basis, displacement: Params) -> Params:
     """The position after a displacement that is given in the basis."""
     return jax.tree.map(jnp.add, position, kronecker.from_basis(basis, displacement))
-
-
-def _normal(rng_key: Any, like: Params) -> Params:
-    leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(rng_key, len(leaves))
-    return jax.tree.unflatten(
-        structure, [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
