@@ -204,7 +204,9 @@ def with_noise(state: chain.ChainState) -> chain.ChainState:
 
 def with_direction(state: chain.ChainState) -> chain.ChainState:
     """The start of a chain of :func:`mclmc_step`."""
-    start = mclmc.init(state.sampler.position, jax.random.fold_in(state.rng_key, -1))
+    start = mclmc.init(
+        state.sampler.position, jax.random.fold_in(state.rng_key, np.uint32(2**32 - 1))
+    )  # steps fold in theirs
     sampler: Any = Moving(*state.sampler, *start[1:])
     return with_noise(state)._replace(sampler=sampler)
 

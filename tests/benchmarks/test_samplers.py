@@ -107,6 +107,7 @@ def test_the_table_has_means_and_spreads():
     assert samplers.cell([0.5], 1e3, 1) == "500.0" and samplers.cell([np.nan], 1, 1) == "–"
 
 
+@pytest.mark.slow
 def test_it_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     """One setting of each kind, with a network of a few weights."""
     configured = samplers.configured
