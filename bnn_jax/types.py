@@ -90,6 +90,9 @@ class Potential(NamedTuple):
     """``init(rng_key, graph) -> params``."""
     apply: Callable[..., Prediction]
     """``apply(params, graph, *, rng_key=None) -> Prediction``."""
+    start: Callable[[Params, Any], Params] = lambda params, _: params
+    """``start(params, energy_std) -> params``: initial parameters from which likelihoods are learnt well, given the
+    typical energy of the training set above the shifts, in eV per root of an atom."""
 
 
 class Predictive(NamedTuple):

@@ -45,6 +45,19 @@ def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
     return Prepared(config, statistics, packed)
 
 
+def typical_energy(packed: PackedData, scale: float) -> float:
+    """Root mean square of the energies above the shifts over the root of the number of atoms, in eV.
+
+    Args:
+        packed: training set.
+        scale: of the potential, in eV, which is the answer where there are no energies.
+    """
+    known = packed.energy_mask
+    if not known.any():
+        return scale
+    return float(np.sqrt(np.mean(packed.energy[known] ** 2 / np.diff(packed.node_offset)[known])))
+
+
 def check_batch_size(batch_size: int, train: Dataset, key: str) -> None:
     """Refuse minibatches larger than the training set.
 

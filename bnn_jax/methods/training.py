@@ -18,7 +18,7 @@ from bnn_jax.devices import chain_mesh
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, example_graph
-from bnn_jax.methods.preparation import Prepared, check_batch_size, prepare
+from bnn_jax.methods.preparation import Prepared, check_batch_size, prepare, typical_energy
 from bnn_jax.sampling import chain
 from bnn_jax.training import Optimizer, Progress, TrainInfo, Turn, begin, build_step, drive, init
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
@@ -128,7 +128,8 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
         tables = [np.random.default_rng([*seed, int(m), 1]).integers(data_size, size=data_size) for m in members]
         return np.stack([table[chosen[:, i]] for i, table in enumerate(tables)], axis=1).astype(np.int32)
 
-    return _chunk(task, config.trainer, sizes), plan, _start(task, config)(rng_key)
+    start = _start(task, config)
+    return _chunk(task, config.trainer, sizes), plan, start(rng_key, typical_energy(packed, config.model.scale))
 
 
 @functools.lru_cache(maxsize=8)
@@ -144,15 +145,16 @@ def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int]) -> chain.
 
 
 @functools.lru_cache(maxsize=8)
-def _start(task: Task, config: Config) -> Callable[[PRNGKey], Any]:
-    """Jitted: the networks at their start, from the key of the run."""
+def _start(task: Task, config: Config) -> Callable[[PRNGKey, float], Any]:
+    """Jitted: the networks at their start, from the key of the run and the typical energy."""
     graph, members = example_graph(config.model), jnp.asarray(task.members)
 
-    def one(rng_key: PRNGKey, member: Array) -> Any:
+    def one(rng_key: PRNGKey, member: Array, energy_std: Array) -> Any:
         weight_key, step_key = jax.random.split(jax.random.fold_in(rng_key, member))
-        return init(step_key, task.potential.init(weight_key, graph), config.trainer, task.optimizer)
+        params = task.potential.start(task.potential.init(weight_key, graph), energy_std)
+        return init(step_key, params, config.trainer, task.optimizer)
 
-    return jax.jit(lambda rng_key: jax.vmap(one, in_axes=(None, 0))(rng_key, members))
+    return jax.jit(lambda rng_key, energy_std: jax.vmap(one, in_axes=(None, 0, None))(rng_key, members, energy_std))
 
 
 def _errors(prediction: Prediction, batch: Batch) -> tuple[Array, Array, Array]:

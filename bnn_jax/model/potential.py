@@ -12,6 +12,7 @@ from bnn_jax.config import ModelConfig
 from bnn_jax.model.heads import Heads
 from bnn_jax.model.initial import draw
 from bnn_jax.model.nequip import NequIP
+from bnn_jax.model.null import MIN_ENERGY_STD, null_model
 from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, PRNGKey
 
 
@@ -93,7 +94,10 @@ def nequip(config: ModelConfig) -> Potential:
             features=features,
         )
 
-    return Potential(init, apply)
+    def start(params: Params, energy_std: Float[Array, ""]) -> Params:
+        return null_model(params, jnp.log(jnp.maximum(energy_std / config.scale, MIN_ENERGY_STD)))
+
+    return Potential(init, apply, start)
 
 
 def _stress(graph, vectors, pulls, pair_structure) -> Float[Array, "structure 3 3"] | None:

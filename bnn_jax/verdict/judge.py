@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.evaluation import convergence_of, quantities
@@ -41,11 +41,14 @@ def judge_predictive(
 ) -> Verdict:
     """:func:`judge` with a predictive that is at hand."""
     wrong, loose = slopes(predictive, held_out) if labels_are_held_out else ([], [])
-    if not labels_are_held_out:
-        text = "whether they are right cannot be told without a validation set"
-        calibrated = Criterion(None, text, "hold some structures back (valid, --valid)", {})
+    known = _trained_on(held_out, posterior)
+    if not labels_are_held_out or known.all():
+        why = "without a validation set" if not labels_are_held_out else "from structures that were trained on"
+        advice = "hold some structures back (valid, --valid)"
+        calibrated = Criterion(None, f"whether they are right cannot be told {why}", advice, {})
     else:
-        calibrated = judge_calibration(predictive, held_out)
+        new = np.flatnonzero(~known)
+        calibrated = judge_calibration(predictive.take(new), held_out.take(new))
     if wrong:
         calibrated = Criterion(False, wrong[0], "", calibrated.figures)
     num_networks = (
@@ -55,6 +58,8 @@ def judge_predictive(
     )
     reproducible = judge_reproducibility(predictive, num_networks, posterior.statistics.labels)
     mixed = judge_mixing(posterior, predictive, held_out if labels_are_held_out else None)
+    if labels_are_held_out and (count := int(known.sum())):
+        loose.append(f"{count} of {len(held_out)} validation structures were trained on and say nothing of errors")
     remarks = (*loose, *_unlabelled(posterior), *_halvings(posterior.sampling))
     is_trusted = bool(calibrated.holds and reproducible.holds)
     return Verdict(is_trusted, _sentence(calibrated, reproducible, mixed), remarks, calibrated, reproducible, mixed)
@@ -131,6 +136,11 @@ def summary(posterior: Posterior, held_out: Dataset) -> tuple[dict[str, float], 
         "num_samples": posterior.num_samples,
     }
     return numbers, result["rhat"]
+
+
+def _trained_on(held_out: Dataset, posterior: Posterior) -> Bool[np.ndarray, " structure"]:
+    hashes = posterior.train_hashes
+    return np.zeros(len(held_out), bool) if hashes is None else np.isin(held_out.hashes(), hashes)
 
 
 def _unlabelled(posterior: Posterior) -> list[str]:

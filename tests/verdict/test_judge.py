@@ -55,6 +55,20 @@ def test_without_a_validation_set_nothing_is_trusted(sound, held_out):
     assert "cannot be told without a validation set: hold some structures back (valid, --valid)" in verdict.sentence
 
 
+def test_structures_that_were_trained_on_say_nothing_of_errors(sound, held_out):
+    right = held_out.take(np.arange(8, 12))
+    wrong = dataclasses.replace(held_out, forces=held_out.forces + 1000.0 * (held_out.structure_index < 8)[:, None])
+    posterior = dataclasses.replace(sound, train_hashes=held_out.take(np.arange(8)).hashes())
+    assert judge(sound, wrong, labels_are_held_out=True).calibrated.holds is False
+    verdict = judge(posterior, wrong, labels_are_held_out=True)
+    expected = judge(sound, right, labels_are_held_out=True).calibrated.figures
+    assert verdict.calibrated.holds and verdict.calibrated.figures == pytest.approx(expected, rel=1e-4)
+    assert verdict.remarks[-1] == "8 of 12 validation structures were trained on and say nothing of errors"
+    nothing = judge(dataclasses.replace(sound, train_hashes=held_out.hashes()), held_out, labels_are_held_out=True)
+    assert nothing.calibrated.holds is None and not nothing.is_trusted
+    assert "cannot be told from structures that were trained on: hold some structures back" in nothing.sentence
+
+
 def about_the_first(leaf):
     """Each chain scatters less than the chains lie apart."""
     chains = leaf.reshape(NUM_CHAINS, PER_CHAIN, *leaf.shape[1:])
