@@ -10,7 +10,7 @@ a shallow ensemble counts as one gradient. A seed is one of data, start and nois
 done is kept in the file, and a campaign that was stopped goes on. Figures are of structures that no setting has seen
 or was chosen on: forces in meV/Angstrom, energies in meV, MLL and CRPS of force components, shift and factor of another
 run's forces (:mod:`bnn_jax.verdict.reproducible`), R-hat and effective sample size as medians over energies and force
-components, seconds with compilation where it was not compiled before. Numbers are means over seeds and, after ±, their
+components; seconds, with compilation, are in the file. Numbers are means over seeds and, after ±, their
 standard deviation over seeds.
 """
 
@@ -178,7 +178,7 @@ def replaced(states: chain.ChainState, config: Config, data_size: int) -> dict[s
     return {"noise_replaced": float(np.minimum(share, 1).mean()), "noise_share_median": float(np.median(share))}
 
 
-def figures(posterior: Posterior, parts: Parts, config: Config, seconds: float) -> dict[str, float]:
+def figures(posterior: Posterior, parts: Parts, config: Config) -> dict[str, float]:
     """Of the test sets."""
     found = {}
     for where, test in (("in", parts.inside), ("out", parts.outside)):
@@ -197,7 +197,7 @@ def figures(posterior: Posterior, parts: Parts, config: Config, seconds: float) 
     if is_sampled:
         mixing = convergence_of(predictive, posterior.num_chains, posterior.statistics.labels)
         rhat, ess = (float(np.nanmedian(mixing[name])) for name in ("rhat", "ess"))
-        found |= {"rhat": rhat, "ess_per_hour": 3600 * ess / seconds, "num_chains": posterior.num_chains}
+        found |= {"rhat": rhat, "ess": ess, "num_chains": posterior.num_chains}
     return found
 
 
@@ -210,7 +210,7 @@ def run(system: str, setting: str, seed: int, folder: Path, num_chains: int, num
         posterior, told = fitted(parts, config, setting, seed)
     except sghmc.DivergenceError as error:
         return what | {"diverged": str(error)[:100]}
-    return what | told | figures(posterior, parts, config, told["seconds"])
+    return what | told | figures(posterior, parts, config)
 
 
 COLUMNS: dict[str, tuple[str, float, int]] = {
@@ -229,9 +229,8 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "shift": ("shift", 1, 2),
     "factor": ("factor", 1, 2),
     "R-hat": ("rhat", 1, 2),
-    "ESS/h": ("ess_per_hour", 1, 0),
+    "ESS": ("ess", 1, 1),
     "kinetic T": ("kinetic_temperature", 1, 2),
-    "s": ("seconds", 1, 0),
 }
 """Heads of the tables; names in the file, factors and decimals."""
 

@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from bnn_jax.atoms.graph import node_mask, node_structure, pair_mask, pair_vectors
 from bnn_jax.config import ModelConfig
@@ -94,7 +95,7 @@ def nequip(config: ModelConfig) -> Potential:
             features=features,
         )
 
-    def start(params: Params, energy_std: Float[Array, ""]) -> Params:
+    def start(params: Params, energy_std: Real[ArrayLike, ""]) -> Params:
         return null_model(params, jnp.log(jnp.maximum(energy_std / config.scale, MIN_ENERGY_STD)))
 
     return Potential(init, apply, start)
