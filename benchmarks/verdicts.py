@@ -9,9 +9,9 @@ too large; no noise, on so few data and for so long that the network knows them 
 noise; wrong labels of a tenth of the structures; training and validation sets from the half of lowest energy, of a test
 set from all; validation structures that were trained on. Two runs of other seeds are made of it. On 200 test
 structures, less what a prediction says to be beyond the validated range, a run *fails* if errors are larger than their
-error bars say (``TRUTH``); it is *sound* if it does not, its stds are of use, and the other run says the same of forces
-and energies. Bounds are chosen on every other case and reported on the rest. What is done is kept in the file, and a
-campaign that was stopped goes on.
+error bars say (``TRUTH``); it is *sound* if it does not, its stds are of use, the other run says the same of forces and
+energies, and its validation structures were not trained on. Bounds are chosen on every other case and reported on the
+rest. What is done is kept in the file, and a campaign that was stopped goes on.
 """
 
 import argparse
@@ -52,6 +52,8 @@ FAULTS = (
     "known validation",
 )
 NUM_TEST, SEEDS = 200, (0, 1)
+NUM_MIXED = 32
+"""Cases with and without faults; those that follow all have the one that makes error bars too small."""
 TRUTH = Bounds(factor=1.5, part_factor=2.0, width=4.0, misses=0.15, shift=1.0, std_factor=1.5)
 """What a run must keep on the test set, whatever bounds its verdict has."""
 CALIBRATED = [
@@ -79,6 +81,8 @@ def case(number: int) -> dict[str, Any]:
         "convergence_steps": int(rng.choice([300, 1500, 5000], p=[0.25, 0.35, 0.4])),
         "fault": str(rng.choice(FAULTS)) if rng.random() < 0.5 else None,
     }
+    if number >= NUM_MIXED:
+        drawn["fault"] = "no noise"
     few_for_long = {"num_train": 25, "convergence_steps": 15_000}
     return drawn | (few_for_long if drawn["fault"] == "no noise" else {})
 
@@ -208,7 +212,7 @@ def fails(row: Mapping[str, Any]) -> bool:
 
 def is_sound(row: Mapping[str, Any]) -> bool:
     """Whether the run deserves trust: error bars that hold, that are of use, and that the other run gives too."""
-    if fails(row) or "forces_shift" not in row:
+    if fails(row) or "forces_shift" not in row or row["fault"] == "known validation":
         return False
     of_use = min(row["forces_z"], row["energies_z"]) >= 1 / TRUTH.width
     shift, factor = (max(row[f"{name}_{what}"] for name in ("forces", "energies")) for what in ("shift", "factor"))
@@ -281,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Share of trusted runs that fail, and of sound runs that are refused.")
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled files")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, to be continued")
-    parser.add_argument("--cases", type=int, default=32)
+    parser.add_argument("--cases", type=int, default=40)
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {row["case"] for row in rows}
