@@ -91,8 +91,8 @@ class Potential(NamedTuple):
     apply: Callable[..., Prediction]
     """``apply(params, graph, *, rng_key=None) -> Prediction``."""
     start: Callable[[Params, Any], Params] = lambda params, _: params
-    """``start(params, energy_std) -> params``: initial parameters from which likelihoods are learnt well, given the
-    typical energy of the training set above the shifts, in eV per root of an atom."""
+    """``start(params, batch) -> params``: initial parameters from which a likelihood is learnt well, given training
+    structures."""
 
 
 class Predictive(NamedTuple):

@@ -6,13 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from bnn_jax.atoms.dataset import Dataset
-from bnn_jax.atoms.graph import PackedData, pack
+from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack
 from bnn_jax.atoms.isolation import warn_of_isolated_atoms
 from bnn_jax.atoms.parts import check_elements
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.config import Config
 from bnn_jax.methods.base import fill_model_config
-from bnn_jax.types import InputError
+from bnn_jax.types import Batch, InputError
+
+STRUCTURES_AT_START = 32
 
 
 class Prepared(NamedTuple):
@@ -45,17 +47,14 @@ def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
     return Prepared(config, statistics, packed)
 
 
-def typical_energy(packed: PackedData, scale: float) -> float:
-    """Root mean square of the energies above the shifts over the root of the number of atoms, in eV.
+def first_batch(packed: PackedData) -> Batch:
+    """The first training structures, from which initial weights take the size of things.
 
     Args:
         packed: training set.
-        scale: of the potential, in eV, which is the answer where there are no energies.
     """
-    known = packed.energy_mask
-    if not known.any():
-        return scale
-    return float(np.sqrt(np.mean(packed.energy[known] ** 2 / np.diff(packed.node_offset)[known])))
+    indices = np.arange(min(len(packed.energy), STRUCTURES_AT_START))
+    return gather_batch(packed, indices, *batch_size_needed(packed, indices))
 
 
 def check_batch_size(batch_size: int, train: Dataset, key: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import PackedData, batch_bound, gather_batch
@@ -20,7 +20,7 @@ from bnn_jax.devices import agreed, chain_mesh, is_first
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import chain_log, recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
-from bnn_jax.methods.preparation import check_batch_size, prepare, typical_energy
+from bnn_jax.methods.preparation import check_batch_size, first_batch, prepare
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.methods.watch import UNWATCHED, FiguresFn, watch
@@ -29,7 +29,7 @@ from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and
 from bnn_jax.sampling import chain, guard, schedule
 from bnn_jax.sampling.groups import RunProgress, cut, extended, group_size
 from bnn_jax.sampling.progress import OnDivergence, Progress, Turn, begin, drive
-from bnn_jax.types import InputError, Potential, PRNGKey
+from bnn_jax.types import Batch, InputError, Potential, PRNGKey
 
 TIMED_SECONDS = 1.0
 """That a measurement of steps takes at least, unless ``log_every`` of them take less."""
@@ -258,9 +258,8 @@ def build_chains(
     # What is compiled is that of one group, whatever the number of groups and samples.
     of_a_group = dataclasses.replace(config, sampler=dataclasses.replace(sampler, num_chains=at_once, num_samples=1))
     chunk, start = _chunk(of_a_group, data_size, sizes, devices_per_chain), _start(of_a_group)
-    energy_std = typical_energy(packed, config.model.scale)
-    groups = np.arange(sampler.num_chains).reshape(-1, at_once)
-    starts = [start(rng_key, numbers, energy_std) for numbers in groups]
+    batch, groups = first_batch(packed), np.arange(sampler.num_chains).reshape(-1, at_once)
+    starts = [start(rng_key, numbers, batch) for numbers in groups]
     return chunk, plan, starts
 
 
@@ -281,14 +280,14 @@ def _chunk(config: Config, data_size: int, sizes: tuple[int, int], devices_per_c
 
 
 @functools.lru_cache(maxsize=8)
-def _start(config: Config) -> Callable[[PRNGKey, Int[np.ndarray, " chain"], float], chain.ChainState]:
-    """Jitted: chains of these numbers at their start, from the key of the run and the typical energy."""
+def _start(config: Config) -> Callable[[PRNGKey, Int[np.ndarray, " chain"], Batch], chain.ChainState]:
+    """Jitted: chains of these numbers at their start, from the key of the run and training structures."""
     network, graph, mass = potential(config), example_graph(config.model), config.sampler.mass
 
-    def start(rng_key: PRNGKey, numbers: Int[Array, " chain"], energy_std: Float[Array, ""]) -> chain.ChainState:
+    def start(rng_key: PRNGKey, numbers: Int[Array, " chain"], batch: Batch) -> chain.ChainState:
         def one(number: Int[Array, ""]) -> chain.ChainState:
             weights, noise = (jax.random.fold_in(jax.random.fold_in(rng_key, i), number) for i in range(2))
-            return chain.init(noise, network.start(network.init(weights, graph), energy_std), mass)
+            return chain.init(noise, network.start(network.init(weights, graph), batch), mass)
 
         return jax.vmap(one)(numbers)
 

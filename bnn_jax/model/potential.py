@@ -5,16 +5,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int
 
 from bnn_jax.atoms.graph import node_mask, node_structure, pair_mask, pair_vectors
 from bnn_jax.config import ModelConfig
 from bnn_jax.model.heads import Heads
 from bnn_jax.model.initial import draw
 from bnn_jax.model.nequip import NequIP
-from bnn_jax.model.null import MIN_ENERGY_STD, null_model
-from bnn_jax.types import AtomGraph, InputError, Params, Potential, Prediction, PRNGKey
+from bnn_jax.model.start import without_offset
+from bnn_jax.types import AtomGraph, Batch, InputError, Params, Potential, Prediction, PRNGKey
 
 
 class StochasticNequIP(nn.Module):
@@ -95,8 +94,14 @@ def nequip(config: ModelConfig) -> Potential:
             features=features,
         )
 
-    def start(params: Params, energy_std: Real[ArrayLike, ""]) -> Params:
-        return null_model(params, jnp.log(jnp.maximum(energy_std / config.scale, MIN_ENERGY_STD)))
+    @jax.default_matmul_precision("float32")
+    def start(params: Params, batch: Batch) -> Params:
+        graph, labels = batch.graph, batch.labels
+        features = apply(params, graph).features
+        assert features is not None
+        features = jnp.where(node_mask(graph)[:, None], features, 0)
+        sums = jax.ops.segment_sum(features, node_structure(graph), graph.n_node.shape[0], indices_are_sorted=True)
+        return without_offset(params, sums, labels.energy / config.scale, graph.n_node, labels.energy_mask)
 
     return Potential(init, apply, start)
 
