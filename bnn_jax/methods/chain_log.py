@@ -38,13 +38,13 @@ def reports(
     Raises:
         DivergenceError: all chains were stopped.
     """
-    progress, latest = start, {}
+    progress, shown = start, {}
     for index in range(len(start.groups)):
         for turn in drive_fn(index, progress.groups[index]):
             progress = progress.at(index, turn.progress)
             report = _report(turn, index, progress, config, watched)
-            latest |= report.shown
-            yield report._replace(shown=latest if report.shown else {})
+            shown = {**shown, **report.shown}  # figures of samples stay until there are newer ones
+            yield report._replace(shown=shown if report.shown else {})
     if not progress.active.any():
         raise DivergenceError(_epitaph(progress, run))
 

@@ -14,7 +14,9 @@ from bnn_jax.config import Config
 from bnn_jax.methods.base import fill_model_config
 from bnn_jax.types import Batch, InputError
 
-STRUCTURES_AT_START = 32
+BATCHES_AT_START = 4
+"""Minibatches that initial weights are adapted to, together: their features, of one network at a time, take less memory
+than the step's derivatives of one."""
 
 
 class Prepared(NamedTuple):
@@ -47,13 +49,15 @@ def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
     return Prepared(config, statistics, packed)
 
 
-def first_batch(packed: PackedData) -> Batch:
-    """The first training structures, from which initial weights take the size of things.
+def starting_batch(packed: PackedData, batch_size: int) -> Batch:
+    """Training structures that initial weights are adapted to (``Potential.start``), from all parts of the set.
 
     Args:
         packed: training set.
+        batch_size: structures of a minibatch.
     """
-    indices = np.arange(min(len(packed.energy), STRUCTURES_AT_START))
+    count = min(len(packed.energy), BATCHES_AT_START * batch_size)
+    indices = np.linspace(0, len(packed.energy) - 1, count).round().astype(np.int32)
     return gather_batch(packed, indices, *batch_size_needed(packed, indices))
 
 

@@ -20,7 +20,7 @@ from bnn_jax.devices import agreed, chain_mesh, is_first
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import chain_log, recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
-from bnn_jax.methods.preparation import check_batch_size, first_batch, prepare
+from bnn_jax.methods.preparation import check_batch_size, prepare, starting_batch
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.methods.watch import UNWATCHED, FiguresFn, watch
@@ -258,8 +258,8 @@ def build_chains(
     # What is compiled is that of one group, whatever the number of groups and samples.
     of_a_group = dataclasses.replace(config, sampler=dataclasses.replace(sampler, num_chains=at_once, num_samples=1))
     chunk, start = _chunk(of_a_group, data_size, sizes, devices_per_chain), _start(of_a_group)
-    batch, groups = first_batch(packed), np.arange(sampler.num_chains).reshape(-1, at_once)
-    starts = [start(rng_key, numbers, batch) for numbers in groups]
+    batch = starting_batch(packed, sampler.batch_size)
+    starts = [start(rng_key, numbers, batch) for numbers in np.arange(sampler.num_chains).reshape(-1, at_once)]
     return chunk, plan, starts
 
 
@@ -289,6 +289,6 @@ def _start(config: Config) -> Callable[[PRNGKey, Int[np.ndarray, " chain"], Batc
             weights, noise = (jax.random.fold_in(jax.random.fold_in(rng_key, i), number) for i in range(2))
             return chain.init(noise, network.start(network.init(weights, graph), batch), mass)
 
-        return jax.vmap(one)(numbers)
+        return jax.lax.map(one, numbers)  # all together would take their memory for what is done once
 
     return jax.jit(start)

@@ -18,7 +18,7 @@ from bnn_jax.devices import chain_mesh
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, example_graph
-from bnn_jax.methods.preparation import Prepared, check_batch_size, first_batch, prepare
+from bnn_jax.methods.preparation import Prepared, check_batch_size, prepare, starting_batch
 from bnn_jax.sampling import chain
 from bnn_jax.training import Optimizer, Progress, TrainInfo, Turn, begin, build_step, drive, init
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
@@ -128,8 +128,8 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
         tables = [np.random.default_rng([*seed, int(m), 1]).integers(data_size, size=data_size) for m in members]
         return np.stack([table[chosen[:, i]] for i, table in enumerate(tables)], axis=1).astype(np.int32)
 
-    start = _start(task, config)
-    return _chunk(task, config.trainer, sizes), plan, start(rng_key, first_batch(packed))
+    states = _start(task, config)(rng_key, starting_batch(packed, batch_size))
+    return _chunk(task, config.trainer, sizes), plan, states
 
 
 @functools.lru_cache(maxsize=8)
@@ -149,12 +149,15 @@ def _start(task: Task, config: Config) -> Callable[[PRNGKey, Batch], Any]:
     """Jitted: the networks at their start, from the key of the run and training structures."""
     graph, members = example_graph(config.model), jnp.asarray(task.members)
 
-    def one(rng_key: PRNGKey, member: Array, batch: Batch) -> Any:
-        weight_key, step_key = jax.random.split(jax.random.fold_in(rng_key, member))
-        params = task.potential.start(task.potential.init(weight_key, graph), batch)
-        return init(step_key, params, config.trainer, task.optimizer)
+    def start(rng_key: PRNGKey, batch: Batch) -> Any:
+        def one(member: Array) -> Any:
+            weight_key, step_key = jax.random.split(jax.random.fold_in(rng_key, member))
+            params = task.potential.start(task.potential.init(weight_key, graph), batch)
+            return init(step_key, params, config.trainer, task.optimizer)
 
-    return jax.jit(lambda rng_key, batch: jax.vmap(one, in_axes=(None, 0, None))(rng_key, members, batch))
+        return jax.lax.map(one, members)
+
+    return jax.jit(start)
 
 
 def _errors(prediction: Prediction, batch: Batch) -> tuple[Array, Array, Array]:

@@ -61,6 +61,6 @@ def energy_path(
             axes.axvspan(
                 *known, color=GREY, alpha=0.12, linewidth=0, label="in the training set" if axes is top else None
             )
-        axes.legend(loc="best", ncols=2, frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.align_ylabels()
     return figure

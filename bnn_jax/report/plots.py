@@ -240,7 +240,7 @@ def reliability(
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     name = quantity.lower()
     axes.set(xlabel=f"Predicted standard deviation of {name} ({unit})", ylabel=f"RMS error of {name} ({unit})")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", frameon=False)
     return figure
 
 

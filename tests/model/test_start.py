@@ -12,7 +12,7 @@ from bnn_jax import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods import ensemble, sghmc, training
 from bnn_jax.methods.base import example_graph
-from bnn_jax.methods.preparation import first_batch, prepare
+from bnn_jax.methods.preparation import prepare, starting_batch
 from bnn_jax.model import nequip
 from bnn_jax.model.start import MIN_ENERGY_STD
 
@@ -43,7 +43,7 @@ def rms(values: np.ndarray) -> float:
 def test_the_mean_energy_is_right_and_its_std_that_of_the_rest(prepared):
     network, graph = nequip(prepared.config.model), example_graph(prepared.config.model)
     drawn = network.init(jax.random.key(0), graph)
-    params = jax.jit(network.start)(drawn, first_batch(prepared.packed))
+    params = jax.jit(network.start)(drawn, starting_batch(prepared.packed, len(TRAIN)))
     (batch,) = TRAIN.batches(len(TRAIN), CONFIG.model.cutoff, prepared.statistics)
     before, found = (jax.jit(network.apply)(each, batch.graph) for each in (drawn, params))
     known, sizes = np.asarray(batch.labels.energy_mask), TRAIN.num_atoms
@@ -64,12 +64,12 @@ def test_one_energy_and_none_at_all(prepared):
     drawn = network.init(jax.random.key(0), graph)
     energy = np.full(len(TRAIN), np.nan)
     without = prepare(dataclasses.replace(TRAIN, energy=energy), None, CONFIG)
-    same = network.start(drawn, first_batch(without.packed))
+    same = network.start(drawn, starting_batch(without.packed, 5))
     for one, other in zip(jax.tree.leaves(same), jax.tree.leaves(drawn), strict=True):
         np.testing.assert_array_equal(one, other)
     energy[3] = TRAIN.energy[3]
     single = prepare(dataclasses.replace(TRAIN, energy=energy), None, CONFIG)
-    exact = network.start(drawn, first_batch(single.packed))["heads"]["energy_std"]["bias_1"]
+    exact = network.start(drawn, starting_batch(single.packed, 5))["heads"]["energy_std"]["bias_1"]
     assert float(exact[0]) == pytest.approx(np.log(MIN_ENERGY_STD))
 
 

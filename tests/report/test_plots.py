@@ -60,7 +60,8 @@ def line(axes, label):
 
 
 def legend_text(axes):
-    return "\n".join(text.get_text() for text in axes.get_legend().get_texts())
+    (legend,) = [axes.get_legend()] if axes.get_legend() else axes.figure.legends
+    return "\n".join(text.get_text() for text in legend.get_texts())
 
 
 def test_parity_shows_the_points_and_the_errors():
