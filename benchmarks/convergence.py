@@ -79,9 +79,8 @@ def measure(train: Dataset, test: Dataset, config: Config, seed: int) -> dict[st
     seconds = time.perf_counter() - start
     predictive = posterior.predict(test)
     scores = score(predictive, test, posterior.num_samples)
-    convergence = {
-        name: float(np.nanmedian(values)) for name, values in convergence_of(predictive, posterior.num_chains).items()
-    }
+    found = convergence_of(predictive, posterior.num_chains, posterior.statistics.labels)
+    convergence = {name: float(np.nanmedian(values)) for name, values in found.items()}
     assert posterior.sampling is not None
     return {
         "forces_mll": scores["forces_mll"] + np.log(EV_PER_KCAL_PER_MOL),
