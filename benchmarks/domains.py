@@ -20,13 +20,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmarks.timing import environment
-from bnn_jax import Config, Dataset, Posterior, fit, load
+from bnn_jax import Config, Dataset, fit, load
 from bnn_jax.atoms.sources import families
 from bnn_jax.calibration import calibrate
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.config import PresetName, SamplerConfig
 from bnn_jax.evaluation import score
 from bnn_jax.sampling.schedule import total_steps
+from bnn_jax.types import Predictive
 
 NUM_TEST = 200
 """Structures of a test family, at most; drawn with the seed 0."""
@@ -109,10 +110,9 @@ def test_families(domain: Domain, folder: Path) -> dict[str, Dataset]:
     return found
 
 
-def figures(posterior: Posterior, test: Dataset) -> dict[str, float]:
+def figures(predictive: Predictive, test: Dataset) -> dict[str, float]:
     """Of the forces and energies of a test family."""
-    predictive = posterior.predict(test)
-    found = score(predictive, test, posterior.num_samples)
+    found = score(predictive, test, len(predictive.energy_samples))
     z = np.abs(predictive.forces - test.forces) / predictive.forces_std
     kept = {key: value for key, value in found.items() if key.startswith(FIGURES)}
     kept |= {key: found[key] for key in ("energy_rmse", "energy_rms_z", "num_structures", "num_beyond_validated")}
@@ -139,15 +139,17 @@ def run(
     seconds = time.perf_counter() - start
     verdict = posterior.verdict
     assert verdict is not None
-    raw = posterior.predict(valid)
-    versions = {"raw": posterior} | {
-        method: dataclasses.replace(posterior, calibration=calibrate(raw, valid, method)) for method in CALIBRATIONS
-    }
+    on_valid = posterior.predict(valid)
+    calibrations = {method: calibrate(on_valid, valid, method) for method in CALIBRATIONS}
     unbounded = dataclasses.replace(posterior.config.model, std_growth="exponential")
-    versions["exponential"] = dataclasses.replace(
-        posterior, config=dataclasses.replace(posterior.config, model=unbounded)
-    )
-    tests = test_families(domain, folder)
+    as_published = dataclasses.replace(posterior, config=dataclasses.replace(posterior.config, model=unbounded))
+
+    def versions(test: Dataset) -> dict[str, dict[str, float]]:
+        raw = posterior.predict(test)
+        found = {"raw": raw} | {method: each(raw, test.numbers) for method, each in calibrations.items()}
+        found["exponential"] = as_published.predict(test)
+        return {kind: figures(predictive, test) for kind, predictive in found.items()}
+
     return {
         "set": name,
         "seed": seed,
@@ -163,10 +165,7 @@ def run(
                 ("mixed", verdict.mixed),
             )
         },
-        "families": {
-            family: {kind: figures(version, test) for kind, version in versions.items()}
-            for family, test in tests.items()
-        },
+        "families": {family: versions(test) for family, test in test_families(domain, folder).items()},
     }
 
 

@@ -19,6 +19,7 @@ from commands import MODEL, SAMPLER, SETTINGS, contents, environment, write_ammo
 import bnn_jax
 from bnn_jax.checkpoint import load_arrays, read_jsonl
 from bnn_jax.cli import main
+from bnn_jax.comparison import campaign, measure
 from bnn_jax.config.presets import PRESETS
 from bnn_jax.units import EV_PER_KCAL_PER_MOL
 
@@ -388,7 +389,8 @@ def test_a_method_that_trains_from_fit_to_predict(method, files, tmp_path, capsy
     assert ("score" in frame.arrays) == (method == "mixture")
 
 
-def test_compare_leaves_a_page_and_goes_on(files, tmp_path, capsys):
+def test_compare_leaves_a_page_and_goes_on(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(campaign, "measure", lambda *arguments: measure(*arguments, 20))  # bootstrap samples
     out = tmp_path / "comparison"
     arguments = [
         "compare",

@@ -97,9 +97,9 @@ def _leaves(posterior):
 
 def test_it_ends_when_the_time_is_up_and_says_that_it_is_not_trusted(tmp_path, monkeypatch):
     judged_as(monkeypatch, [verdict_of(False)])
-    monkeypatch.setattr(api.sghmc, "time_steps", lambda *_: (0.0, 1e-4))
+    monkeypatch.setattr(api.sghmc, "time_steps", lambda *_: (0.0, 0.05))
     monkeypatch.setattr(api, "further", lambda *_: None)
-    posterior = bnn_jax.fit(TRAIN, VALID, CONFIG, out=tmp_path / "run", until="trusted", minutes=0.05, progress=False)
+    posterior = bnn_jax.fit(TRAIN, VALID, CONFIG, out=tmp_path / "run", until="trusted", minutes=1.0, progress=False)
     assert posterior.verdict is not None and not posterior.verdict.is_trusted
 
 

@@ -100,6 +100,7 @@ def test_two_processes_sample_what_one_does(alone, tmp_path):
     assert {path.name for path in alone.iterdir()} == {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_resumes_in_one(alone, tmp_path):
     run = tmp_path / "run"
     both = [start(run, index, 2, "--chains", "2", "--set", "sampler.num_samples=3") for index in range(2)]

@@ -14,6 +14,7 @@ from benchmarks.gpu.section import section
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "1", "--presets", "tiny", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -201,7 +201,10 @@ def noisy_dimers(number: int, seed: int) -> Dataset:
 
 @pytest.mark.parametrize(
     ("method", "rel"),
-    [("mean_variance", 0.15), ("evidential", 0.15), pytest.param("ensemble", 0.15, marks=pytest.mark.slow)],
+    [
+        ("mean_variance", 0.15),
+        *(pytest.param(slow, 0.15, marks=pytest.mark.slow) for slow in ("evidential", "ensemble")),
+    ],
 )
 def test_known_noise_is_recovered(method: str, rel: float) -> None:
     """Of 600 dimers the noise of an atom is known to 1 / sqrt(2 * 1800) = 1.7 %; the rest is left to the fit.

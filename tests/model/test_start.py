@@ -84,6 +84,7 @@ def test_chains_and_networks_start_there_and_differ(prepared):
         assert any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@pytest.mark.slow
 def test_the_energies_of_a_short_run_do_not_run_away():
     train, test = bnn_jax.load("ammonia").split(train=50, test=20, seed=0)
     sampler = {"num_chains": 2, "num_samples": 1, "convergence_steps": 300, "step_size_first": 2e-2}

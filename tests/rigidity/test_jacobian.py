@@ -220,7 +220,7 @@ def test_several_devices_give_what_one_gives(tmp_path: Path) -> None:
     np.testing.assert_allclose(results[1]["product"], results[0]["product"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("choose", [all_weights, last_layer])
+@pytest.mark.parametrize("choose", [pytest.param(all_weights, marks=pytest.mark.slow), last_layer])
 def test_samples_of_a_posterior_share_what_is_compiled(choose) -> None:
     posterior = random_posterior(STRUCTURES, num_samples=3, dtype=jnp.float64)
     dataset = Dataset.from_atoms(STRUCTURES)
