@@ -41,6 +41,7 @@ class Family(NamedTuple):
     """Test structures that belong together."""
 
     file: str
+    """Of the folder, or a data set of the package."""
     key: str | None = None
     """Of the entry that parts the file into families; one family where there is none."""
 
@@ -57,6 +58,7 @@ class Domain(NamedTuple):
 
 
 DOMAINS = {
+    "ammonia": Domain(("ammonia",), 70, 8, "quick", 5, {"bent and stretched": Family("ammonia/test")}),
     "ethanol": Domain(("rmd17/ethanol/train",), 450, 50, "small", 5, {"same trajectory": Family("rmd17/ethanol/test")}),
     "3BPA": Domain(
         ("3bpa/train_300K",),
@@ -97,11 +99,17 @@ DOMAINS = {
 }
 
 
+def source(folder: Path, file: str) -> str:
+    """A file of the folder, or else a data set that the package knows by that name."""
+    path = folder / f"{file}.xyz.gz"
+    return str(path) if path.exists() else file
+
+
 def test_families(domain: Domain, folder: Path) -> dict[str, Dataset]:
     """Every test family of a domain, by name."""
     found = {}
     for name, (file, key) in domain.tests.items():
-        path = str(folder / f"{file}.xyz.gz")
+        path = source(folder, file)
         data = load(path)
         indices = {name: np.arange(len(data))} if key is None else families(path, key)
         rng = np.random.default_rng(0)
@@ -128,7 +136,7 @@ def run(
 ) -> dict[str, Any]:
     """A domain's run and the figures of its families, raw and recalibrated."""
     domain = DOMAINS[name]
-    data = load([str(folder / f"{file}.xyz.gz") for file in domain.train])
+    data = load([source(folder, file) for file in domain.train])
     train, valid = data.split(train=domain.num_train, valid=domain.num_valid, seed=seed)
     config = Config.preset(domain.preset)
     config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, batch_size=domain.batch_size))

@@ -6,16 +6,19 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnn_jax import compose as compose
     from bnn_jax import rigidity as rigidity
     from bnn_jax import sampling as sampling
     from bnn_jax.api import fit as fit
     from bnn_jax.atoms.dataset import Dataset as Dataset
     from bnn_jax.atoms.sources import load as load
     from bnn_jax.calculator import BNNCalculator as BNNCalculator
+    from bnn_jax.compose import graph as graph
     from bnn_jax.config import Config as Config
     from bnn_jax.evaluation import evaluate as evaluate
     from bnn_jax.export import load_exported as load_exported
     from bnn_jax.methods import Posterior as Posterior
+    from bnn_jax.methods import log_posterior as log_posterior
     from bnn_jax.model import nequip as nequip
     from bnn_jax.predict import Predictor as Predictor
     from bnn_jax.sampling.sghmc import as_top_level_api as sghmc
@@ -38,13 +41,15 @@ _HOMES = {
     "Predictor": "predict",
     "evaluate": "evaluation",
     "fit": "api",
+    "graph": "compose",
     "load": "atoms.sources",
     "load_exported": "export",
+    "log_posterior": "methods",
     "nequip": "model",
     "sghmc": "sampling.sghmc:as_top_level_api",
 }
 
-_ROOMS = ("rigidity", "sampling")
+_ROOMS = ("compose", "rigidity", "sampling")
 
 __all__ = [
     "BNNCalculator",
@@ -56,10 +61,13 @@ __all__ = [
     "Prediction",
     "Predictive",
     "Predictor",
+    "compose",
     "evaluate",
     "fit",
+    "graph",
     "load",
     "load_exported",
+    "log_posterior",
     "nequip",
     "rigidity",
     "sampling",

@@ -297,7 +297,7 @@ def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int
 
 
 def without_padding(prediction: Prediction, num_structures: int, num_atoms: int) -> Prediction:
-    """Host arrays of the structures and atoms that there are.
+    """The structures and atoms that there are.
 
     Args:
         prediction: with a leading sample axis.
@@ -305,9 +305,9 @@ def without_padding(prediction: Prediction, num_structures: int, num_atoms: int)
         num_atoms: likewise.
     """
 
-    def cut(field: str, array: np.ndarray) -> np.ndarray:
+    def cut(field: str, array: Any) -> Any:
         per_structure = field in ("energy", "energy_std", "energy_std_epistemic", "stress")
-        return np.asarray(array[:, : num_structures if per_structure else num_atoms])
+        return array[:, : num_structures if per_structure else num_atoms]
 
     fields: dict[str, Any] = {k: v if v is None else cut(k, v) for k, v in prediction._asdict().items()}
     return Prediction(**fields)

@@ -88,15 +88,15 @@ def pack(
     Raises:
         InputError: a structure holds an element that is not in ``species``.
     """
-    species_index = _species_index(dataset, species)
-    shift_sums = np.bincount(dataset.structure_index, np.asarray(shifts)[species_index], minlength=len(dataset))
+    indices = species_index(dataset, species)
+    shift_sums = np.bincount(dataset.structure_index, np.asarray(shifts)[indices], minlength=len(dataset))
     periodic = np.any(dataset.pbc, axis=1)
     positions, senders, receivers, images, num_edges = _neighbor_lists(dataset, cutoff)
     energy_mask = np.isfinite(dataset.energy)
     forces_mask = np.all(np.isfinite(dataset.forces), axis=1)
     stress_mask = np.all(np.isfinite(dataset.stress), axis=(1, 2)) & periodic
     return PackedData(
-        species=species_index.astype(np.int32),
+        species=indices.astype(np.int32),
         positions=positions.astype(dtype),
         cell=np.where(periodic[:, None, None], dataset.cell, 0.0).astype(dtype) if periodic.any() else None,
         senders=senders,
@@ -113,7 +113,12 @@ def pack(
     )
 
 
-def _species_index(dataset: Dataset, species: tuple[int, ...]) -> Int[np.ndarray, " atom"]:
+def species_index(dataset: Dataset, species: tuple[int, ...]) -> Int[np.ndarray, " atom"]:
+    """Index of each atom into the ascending species table.
+
+    Raises:
+        InputError: a structure holds an element that is not in ``species``.
+    """
     unknown = ~np.isin(dataset.numbers, species)
     if unknown.any():
         atom = int(np.argmax(unknown))

@@ -2,5 +2,6 @@
 
 from bnn_jax.methods.base import Posterior
 from bnn_jax.methods.registry import Method, get, names, register
+from bnn_jax.methods.target import LogPosterior, log_posterior
 
-__all__ = ["Method", "Posterior", "get", "names", "register"]
+__all__ = ["LogPosterior", "Method", "Posterior", "get", "log_posterior", "names", "register"]

@@ -11,8 +11,9 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Float, UInt64
 
+from bnn_jax import compose
 from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.graph import gather_batch, pack
 from bnn_jax.atoms.sources import Structures, load
@@ -177,6 +178,54 @@ class Posterior(PickledByFields):
             InputError: there is no structure, or one holds an element that was not in training.
         """
         return self.predictor.predict(structures)
+
+    def energy_fn(self, structure: Structures, samples: compose.Which = "mean") -> compose.SystemFn:
+        """``fn(positions, cell=None, edges=None)``: energy above the atomic shifts (:func:`bnn_jax.compose.energy_fn`).
+
+        Args:
+            structure: one, as :func:`bnn_jax.load` takes it.
+            samples: ``mean``, ``all`` or the number of one.
+        """
+        return compose.energy_fn(self.predictor, structure, samples)
+
+    def forces_fn(self, structure: Structures, samples: compose.Which = "mean") -> compose.SystemFn:
+        """``fn(positions, cell=None, edges=None)``: forces in eV/Angstrom (:func:`bnn_jax.compose.forces_fn`).
+
+        Args:
+            structure: one, as :func:`bnn_jax.load` takes it.
+            samples: ``mean``, ``all`` or the number of one.
+        """
+        return compose.forces_fn(self.predictor, structure, samples)
+
+    def predict_fn(self, structure: Structures) -> compose.SystemFn:
+        """``fn(positions, cell=None, edges=None)``: means and stds (:func:`bnn_jax.compose.predict_fn`).
+
+        Args:
+            structure: one, as :func:`bnn_jax.load` takes it.
+        """
+        return compose.predict_fn(self.predictor, structure)
+
+    def neighbor_fn(self, structure: Structures, skin: float = 0.5) -> compose.Search:
+        """Neighbours that such functions take as ``edges`` (:func:`bnn_jax.compose.neighbor_fn`).
+
+        Args:
+            structure: one, as :func:`bnn_jax.load` takes it.
+            skin: so much further than the cutoff pairs are kept, in Angstrom.
+        """
+        return compose.neighbor_fn(self.predictor, structure, skin)
+
+    def draws(self, structures: Structures) -> dict[str, Float[np.ndarray, "chain draw ..."]]:
+        """Predictions of every sample by name and chain, as ArviZ takes them (``arviz.from_dict``).
+
+        Args:
+            structures: one or many, as :func:`bnn_jax.load` takes them.
+
+        Returns:
+            ``energy`` [chain, draw, structure] in eV and ``forces`` [chain, draw, atom, 3] in eV/Angstrom.
+        """
+        predictive = self.predict(structures)
+        samples = {"energy": predictive.energy_samples, "forces": predictive.forces_samples}
+        return {name: values.reshape(self.num_chains, -1, *values.shape[1:]) for name, values in samples.items()}
 
     def calibrated(
         self,

@@ -1,0 +1,186 @@
+"""Neighbours of one structure on the device: arrays of fixed length, found and found again inside compiled loops."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import ase.geometry
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bnn_jax.atoms.graph import AnyArray, size_ladder
+from bnn_jax.atoms.neighbors import neighbor_list
+from bnn_jax.types import AtomGraph, InputError
+
+MAX_CANDIDATES = 2**28
+"""Pairs of atoms and images that a search looks at, a gigabyte of distances."""
+
+
+class Edges(NamedTuple):
+    """Pairs of neighbours, each once, at the beginning of arrays of fixed length: a state that compiled loops carry."""
+
+    senders: Int[Array, " pair"]
+    """Behind the pairs there are: the number of atoms, which is no atom's."""
+    receivers: Int[Array, " pair"]
+    shifts: Int[Array, "pair 3"]
+    """Lattice image of the sender, at ``positions[senders] + shifts @ cell``."""
+    num_pairs: Int[Array, ""]
+    """That there are, whether or not the arrays hold them."""
+    overflow: Bool[Array, ""]
+    """There are more pairs than the arrays hold, or the cell has shrunk so far that images were not looked at."""
+    positions: Float[Array, "atom 3"]
+    """Where they were found, in Angstrom."""
+    cell: Float[Array, "3 3"]
+
+
+class Search(NamedTuple):
+    """How the pairs of a system are found: pure functions of positions [atom, 3] and cell [3, 3] in Angstrom."""
+
+    find: Callable[[AnyArray, AnyArray], Edges]
+    """``find(positions, cell) -> edges``: all pairs within cutoff and skin."""
+    is_stale: Callable[[AnyArray, AnyArray, Edges], Bool[Array, ""]]
+    """``is_stale(positions, cell, edges)``: whether a pair within the cutoff might be missing by now."""
+
+    def update(self, positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
+        """The edges, found again if they are stale.
+
+        Args:
+            positions: in Angstrom; with a leading axis of replicas, of which none is searched again or all are, where
+                ``vmap`` of this would search at every call.
+            cell: lattice vectors as rows, in Angstrom; likewise.
+            edges: found earlier; likewise.
+        """
+        find, is_stale = (jax.vmap(self.find), jax.vmap(self.is_stale)) if positions.ndim == 3 else self
+        stale = jnp.any(is_stale(positions, cell, edges))
+        return jax.lax.cond(stale, lambda: find(positions, cell), lambda: edges)
+
+
+def build_search(
+    positions: Float[np.ndarray, "atom 3"],
+    cell: Float[np.ndarray, "3 3"],
+    pbc: Bool[np.ndarray, " 3"],
+    cutoff: float,
+    skin: float = 0.0,
+    headroom: float = 0.25,
+) -> Search:
+    """Plan the search for the pairs of a system, of which one structure is given.
+
+    In a cell that is twice as wide as cutoff and skin each pair has one image that can be near enough. In smaller ones
+    all images are looked at that can be, those of an atom itself included.
+
+    Args:
+        positions: in Angstrom; atoms may lie outside the cell.
+        cell: lattice vectors as rows, in Angstrom; rows of directions that are not periodic may be zero.
+        pbc: which lattice directions are periodic.
+        cutoff: in Angstrom.
+        skin: so much further pairs are found, in Angstrom: the wider, the rarer the searches and the more pairs.
+        headroom: share of pairs to keep free, of those of the structure given.
+
+    Raises:
+        InputError: the structure is too large for a search among all pairs of atoms.
+    """
+    reach = cutoff + skin
+    # Directions without periods get some vector, so that fractional coordinates exist; nothing depends on it.
+    complement = np.where(np.any(cell, axis=1)[:, None], 0.0, ase.geometry.complete_cell(cell) - cell)
+    widths = cell_widths(cell)
+    has_one_image = not np.any(pbc & (widths < 2 * reach))
+    most = np.where(pbc & (not has_one_image), np.ceil(reach / widths), 0).astype(int)
+    images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
+    # An atom and its own images: one of each two that are opposite, and never the atom itself, which is the middle one.
+    is_later = np.arange(len(images)) > len(images) // 2
+    first, second = np.triu_indices(len(positions))
+    if len(first) * len(images) > MAX_CANDIDATES:
+        raise InputError(
+            f"{len(positions)} atoms with {len(images)} images have too many pairs to look at all of them; take a"
+            " smaller system, or neighbours from jax-md."
+        )
+
+    (senders, _, _) = neighbor_list(positions, cell, pbc, reach)
+    capacity = size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1)
+
+    def candidates(positions: Array, cell: Array) -> tuple[Array, Array]:
+        """Shifts and squared distances of all pairs, by pair and image."""
+        inverse = jnp.linalg.inv(cell + complement)
+        fractional = jnp.where(pbc, positions @ inverse, 0)
+        between = fractional[first] - fractional[second]
+        nearest = -jnp.round(between) if has_one_image else jnp.floor(fractional[second]) - jnp.floor(fractional[first])
+        shifts = nearest[:, None, :] + images
+        vectors = (positions[first] - positions[second])[:, None, :] + shifts @ cell
+        is_pair = (first != second)[:, None] | is_later
+        return shifts.astype(jnp.int32), jnp.where(is_pair, jnp.sum(vectors**2, axis=-1), jnp.inf)
+
+    def find(positions: AnyArray, cell: AnyArray) -> Edges:
+        positions, cell = jnp.asarray(positions), jnp.asarray(cell)
+        shifts, squares = candidates(positions, cell)
+        near = (squares < reach**2).reshape(-1)
+        (places,) = jnp.nonzero(near, size=capacity, fill_value=near.size)
+        is_real = places < near.size
+        pair = jnp.minimum(places // len(images), len(first) - 1)
+
+        def chosen(values: Array, otherwise: int) -> Array:
+            return jnp.where(is_real, values, otherwise).astype(jnp.int32)
+
+        new_widths = 1 / jnp.linalg.norm(jnp.linalg.inv(cell + complement), axis=0)
+        needed = 2 * reach if has_one_image else reach / np.maximum(most, 1)
+        is_narrow = jnp.any((new_widths < needed) & pbc)
+        num_pairs = jnp.sum(near, dtype=jnp.int32)
+        return Edges(
+            senders=chosen(jnp.asarray(first)[pair], len(positions)),
+            receivers=chosen(jnp.asarray(second)[pair], len(positions)),
+            shifts=jnp.where(is_real[:, None], shifts.reshape(-1, 3)[jnp.minimum(places, near.size - 1)], 0),
+            num_pairs=num_pairs,
+            overflow=(num_pairs > capacity) | is_narrow,
+            positions=positions,
+            cell=cell,
+        )
+
+    def is_stale(positions: AnyArray, cell: AnyArray, edges: Edges) -> Bool[Array, ""]:
+        moved = jnp.max(jnp.linalg.norm(positions - edges.positions, axis=-1), initial=0)
+        images_moved = jnp.max(jnp.linalg.norm(edges.shifts @ (cell - edges.cell), axis=-1), initial=0)
+        return 2 * moved + images_moved > skin
+
+    return Search(find, is_stale)
+
+
+def cell_widths(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Distances between opposite sides of a cell, in Angstrom.
+
+    Args:
+        cell: lattice vectors as rows, in Angstrom; those that are zero count as unit vectors.
+    """
+    return 1 / np.linalg.norm(np.linalg.inv(ase.geometry.complete_cell(cell)), axis=0)
+
+
+def graph_of(
+    species: Int[AnyArray, " atom"], positions: Float[Array, "atom 3"], cell: Float[Array, "3 3"] | None, edges: Edges
+) -> AtomGraph:
+    """The graph of :mod:`bnn_jax.atoms.graph` that a structure and its edges make, with one place of padding.
+
+    Positions are NaN where the edges overflowed, so that nothing is predicted from pairs that are missing.
+
+    Args:
+        species: index into the ascending species table.
+        positions: in Angstrom.
+        cell: lattice vectors as rows, in Angstrom; None without periods.
+        edges: of these positions, or of such that they have not left the skin of.
+    """
+    num_atoms, num_places = len(species), len(edges.senders)
+    positions = jnp.where(edges.overflow, jnp.nan, positions)
+    num_edges = 2 * jnp.minimum(edges.num_pairs, num_places)
+
+    def both_ways(one: Array, other: Array) -> Array:
+        return jnp.stack([one, other], axis=1).reshape(2 * num_places, *one.shape[1:])
+
+    return AtomGraph(
+        nodes={
+            "species": jnp.append(jnp.asarray(species, jnp.int32), 0),
+            "positions": jnp.concatenate([positions, jnp.zeros((1, 3), positions.dtype)]),
+        },
+        edges={"shifts": both_ways(edges.shifts, -edges.shifts).astype(positions.dtype)},
+        globals={} if cell is None else {"cell": jnp.stack([cell, jnp.zeros_like(cell)])},
+        senders=both_ways(edges.senders, edges.receivers),
+        receivers=both_ways(edges.receivers, edges.senders),
+        n_node=jnp.array([num_atoms, 1], jnp.int32),
+        n_edge=jnp.stack([num_edges, 2 * num_places - num_edges]).astype(jnp.int32),
+    )
