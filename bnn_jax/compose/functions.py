@@ -23,7 +23,7 @@ from bnn_jax.atoms.statistics import LABELS
 from bnn_jax.compose.edges import Edges, Search, build_search, graph_of
 from bnn_jax.export import Program
 from bnn_jax.predict import Predictor, without_padding
-from bnn_jax.types import InputError, Prediction
+from bnn_jax.types import InputError, Params, Prediction
 
 Which = str | int
 """``mean`` over samples, ``all`` of them along a leading axis, or the number of one."""
@@ -64,7 +64,9 @@ def neighbor_fn(predictor: Predictor, structure: Structures, skin: float = 0.5, 
 
 
 def samples_fn(predictor: Predictor, structure: Structures, headroom: float = 0.25) -> SystemFn:
-    """``fn(positions, cell=None, edges=None) -> Prediction`` of every sample, with a leading sample axis.
+    """``fn(positions, cell=None, edges=None, samples=None) -> Prediction``: every sample's, with a leading sample axis.
+
+    Samples are those of the predictor where none are given.
 
     Args:
         predictor: samples of the posterior.
@@ -80,8 +82,10 @@ def samples_fn(predictor: Predictor, structure: Structures, headroom: float = 0.
     search = build_search(start, own_cell, pbc, predictor.cutoff, headroom=headroom)
     has_one_dtype = isinstance(predictor.apply_samples, Program)
 
-    def predict(positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None) -> Prediction:
-        samples = predictor.samples
+    def predict(
+        positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None, samples: Params | None = None
+    ) -> Prediction:
+        samples = predictor.samples if samples is None else samples
         dtype = jax.tree.leaves(samples)[0].dtype if has_one_dtype else jnp.asarray(positions).dtype
         samples = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), samples)
         positions, cell = jnp.asarray(positions, dtype), jnp.asarray(own_cell if cell is None else cell, dtype)
