@@ -68,6 +68,8 @@ class Motion(NamedTuple):
     advance: Callable[[Replicas, int, int], tuple[Replicas, Frame]]
     """``advance(replicas, num_frames, stride)``: frames with leading axes [frame, replica], one every so many steps;
     both numbers are static."""
+    searched: Callable[[Replicas], Replicas]
+    """``searched(replicas)``: with neighbours found again, by another search than earlier ones perhaps."""
 
 
 def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings, search: Search) -> Motion:
@@ -174,7 +176,11 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
 
         return jax.lax.scan(to_next_frame, replicas, length=num_frames)
 
-    return Motion(_quiet(jax.jit(start)), _quiet(jax.jit(advance, static_argnums=(1, 2))))
+    def searched(replicas: Replicas) -> Replicas:
+        edges = jax.vmap(search.find)(*jax.vmap(cartesian)(replicas.integrator))
+        return replicas._replace(edges=edges, overflow=edges.overflow)
+
+    return Motion(_quiet(jax.jit(start)), _quiet(jax.jit(advance, static_argnums=(1, 2))), jax.jit(searched))
 
 
 def _quiet(fn: Callable) -> Callable:

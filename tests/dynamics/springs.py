@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import ase
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bnn_jax import Dataset
 from bnn_jax.atoms import node_mask, pair_mask, pair_vectors
@@ -51,4 +50,4 @@ def springs(atoms: ase.Atoms, stiffness: Sequence[float] = (20.0, 30.0)) -> Pred
     """One sample for each stiffness, in eV/Angstrom^2."""
     statistics = Dataset.from_atoms([atoms]).statistics(CUTOFF)
     statistics = statistics._replace(labels=("energy", "forces"))
-    return Predictor(apply_springs, {"stiffness": np.array(stiffness)}, statistics, CUTOFF)
+    return Predictor(apply_springs, {"stiffness": jnp.array(stiffness)}, statistics, CUTOFF)

@@ -1,0 +1,251 @@
+"""The loop around compiled chunks of steps: bounds, neighbours that overflow, files, and a run that survives a kill."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from tqdm import tqdm
+
+from bnn_jax.atoms.sources import Structures, load
+from bnn_jax.checkpoint import load_arrays, load_tree, read_metadata, save_tree, write_text_atomic
+from bnn_jax.compose import Estimate, Search, neighbor_fn
+from bnn_jax.dynamics.motion import Frame, Motion, Replicas, build_motion
+from bnn_jax.dynamics.settings import Bounds, Settings
+from bnn_jax.dynamics.trajectory import Trajectory, Watch, joined
+from bnn_jax.methods import Posterior
+from bnn_jax.predict import Predictor
+from bnn_jax.types import InputError, PRNGKey
+
+STEPS_PER_CHUNK = 2_000
+"""Steps between looks at the bounds and between checkpoints, at most."""
+MAX_HEADROOM = 10.0
+"""Share of pairs to keep free beyond which atoms that are still nearer are said to collapse."""
+
+
+class Place(NamedTuple):
+    """Where a simulation stands after so many chunks."""
+
+    replicas: Replicas
+    num_frames: np.ndarray
+    """Of each replica before it left its bounds; -1 while it has not."""
+
+
+def simulate(
+    posterior: Posterior | Predictor,
+    start: Structures,
+    settings: Settings | None = None,
+    *,
+    picoseconds: float,
+    num_replicas: int = 1,
+    bounds: Bounds | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Trajectory:
+    """Molecular dynamics of replicas with the posterior's forces and, at every frame, its stds.
+
+    Args:
+        posterior: samples, or what :func:`bnn_jax.load_exported` reads.
+        start: one structure or several of the same atoms in the same order, which replicas start from in turn.
+        settings: ensemble, temperature, time step; Langevin at 300 K if none.
+        picoseconds: of every replica, rounded up to whole frames.
+        num_replicas: that move side by side; with ``forces: each`` replica k has sample k, and begins again after the
+            last.
+        bounds: that end a replica's trajectory.
+        seed: of velocities and noise.
+        out: folder for checkpoints and one extended XYZ file for each replica; nothing is written without one.
+        resume: go on in ``out`` where an earlier call was stopped, bit for bit.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The frames; the start is not among them.
+
+    Raises:
+        InputError: jax-md is not installed, the structures or settings cannot be used, ``out`` holds something else, or
+            atoms crowd without end.
+    """
+    settings, bounds = settings or Settings(), bounds or Bounds()
+    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    structures = _structures(start)
+    structure = structures[0]
+    if not 0 < picoseconds < float("inf"):
+        raise InputError(f"picoseconds is {picoseconds}; it must be positive.")
+    if num_replicas < 1:
+        raise InputError(f"num_replicas is {num_replicas}; it must be at least 1.")
+    num_frames = int(np.ceil(1000 * picoseconds / (settings.timestep_fs * settings.stride) - 1e-9))
+    num_chunks = -(-num_frames // max(1, STEPS_PER_CHUNK // settings.stride))
+    per_chunk = -(-num_frames // num_chunks)
+    dtype = jax.tree.leaves(predictor.samples)[0].dtype
+    chosen = [structures[k % len(structures)] for k in range(num_replicas)]
+    positions = jnp.asarray(np.stack([atoms.positions for atoms in chosen]), dtype)
+    cells = jnp.asarray(np.stack([np.where(atoms.pbc.any(), atoms.cell.array, 0.0) for atoms in chosen]), dtype)
+    described = {
+        "settings": dataclasses.asdict(settings),
+        "picoseconds": picoseconds,
+        "num_replicas": num_replicas,
+        "bounds": dataclasses.asdict(bounds),
+        "seed": seed,
+        "structures": [str(each) for each in load(structures, use_labels=False).hashes()],
+    }
+    folder = None if out is None else Folder(Path(out), described, resume)
+    about = {} if folder is None else folder.about()
+    runner = _Runner(predictor, structure, settings, about.get("headroom", 0.25))
+    place = Place(runner.start(jax.random.key(seed), positions, cells), np.full(num_replicas, -1))
+    chunks: list[Frame] = []
+    reasons = about.get("reasons", [""] * num_replicas)
+    if folder is not None and about:
+        chunks = folder.chunks(about["num_chunks"])
+        place = folder.place(place)
+    watch = Watch(bounds, structure)
+    bar = tqdm(total=num_chunks * per_chunk, initial=len(chunks) * per_chunk, desc="md", unit="frame", delay=5,
+               disable=None if progress else True)  # fmt: skip
+    while len(chunks) < num_chunks and (place.num_frames < 0).any():
+        replicas, frames = runner.advance(place.replicas, per_chunk, settings.stride)
+        place, reasons = _judged(place, replicas, frames, watch, len(chunks) * per_chunk, reasons)
+        chunks.append(frames)
+        bar.update(per_chunk)
+        if folder is not None:
+            folder.save(len(chunks), frames, place, {"reasons": reasons, "headroom": runner.headroom})
+    bar.close()
+    frames = jax.tree.map(lambda values: values[:num_frames], joined(chunks))
+    length = len(frames.kelvin)
+    counts = np.minimum(np.where(place.num_frames < 0, length, place.num_frames), length)
+    times = settings.timestep_fs * settings.stride * (1 + np.arange(length))
+    trajectory = Trajectory(times, frames, counts, tuple(reasons))
+    if folder is not None:
+        trajectory.write(folder.path, structure)
+    return trajectory
+
+
+def _structures(start: Structures) -> list[ase.Atoms]:
+    dataset = load(start, use_labels=False)
+    found = dataset.to_atoms()
+    first = found[0]
+    for i, atoms in enumerate(found):
+        if (atoms.numbers != first.numbers).any() if len(atoms) == len(first) else True:
+            raise InputError(
+                f"Structure {i} has other atoms than structure 0; replicas must have the same, in one order."
+            )
+        if (atoms.pbc != first.pbc).any():
+            raise InputError(f"Structure {i} is periodic in other directions than structure 0.")
+    return found
+
+
+class _Runner:
+    """Motion of a system whose room for neighbours grows when it has to."""
+
+    def __init__(self, predictor: Predictor, structure: ase.Atoms, settings: Settings, headroom: float = 0.25):
+        self.predictor, self.structure, self.settings = predictor, structure, settings
+        self.headroom = headroom
+        self.motion, self.search = self._built()
+
+    def _built(self) -> tuple[Motion, Search]:
+        search = neighbor_fn(self.predictor, self.structure, self.settings.skin, self.headroom)
+        return build_motion(self.predictor, self.structure, self.settings, search), search
+
+    def start(self, rng_key: PRNGKey, positions: Array, cells: Array) -> Replicas:
+        """Replicas with room for their neighbours.
+
+        Raises:
+            InputError: there are too many of them.
+        """
+        while True:
+            replicas = self.motion.start(rng_key, positions, cells)
+            if not replicas.overflow.any():
+                return replicas
+            if not self._has_grown():
+                raise InputError("Atoms of the start have neighbours without end; do some lie on one another?")
+
+    def advance(self, replicas: Replicas, num_frames: int, stride: int) -> tuple[Replicas, Frame]:
+        """A chunk, made again with more room where neighbours overflowed; without end only of atoms that collapse."""
+        while True:
+            new, frames = self.motion.advance(replicas, num_frames, stride)
+            if not new.overflow.any() or not self._has_grown():
+                return new, jax.device_get(frames)
+            replicas = self.motion.searched(replicas)
+
+    def _has_grown(self) -> bool:
+        if self.headroom > MAX_HEADROOM:
+            return False
+        self.headroom = 2 * self.headroom + 0.5
+        self.motion, self.search = self._built()
+        return True
+
+
+def _judged(
+    place: Place, replicas: Replicas, frames: Frame, watch: Watch, first: int, reasons: list[str]
+) -> tuple[Place, list[str]]:
+    """After a chunk whose first frame has that number: who left the bounds, and replicas that can go on."""
+    num_frames, reasons = place.num_frames.copy(), list(reasons)
+    for k in np.flatnonzero(num_frames < 0):
+        for i in range(len(frames.kelvin)):
+            reason = watch(jax.tree.map(lambda values, i=i, k=k: values[i, k], frames))
+            if reason:
+                # The frame that is out of bounds is kept, for it is the one to look at, unless there is nothing in it.
+                num_frames[k] = first + i + np.isfinite(frames.positions[i, k]).all()
+                reasons[k] = f"after {first + i + 1} frames {reason}"
+                break
+    going_on = np.flatnonzero(num_frames < 0)
+    if len(going_on):  # in the place of one that has ended moves a copy of another, which nobody looks at
+        sources = np.where(num_frames < 0, np.arange(len(num_frames)), going_on[0])
+        replicas = jax.tree.map(lambda values: values[sources], replicas)
+    return Place(replicas, num_frames), reasons
+
+
+class Folder:
+    """Checkpoints of a simulation: a file of frames for each chunk, and the state after the last of them."""
+
+    def __init__(self, path: Path, described: dict[str, Any], resume: bool):
+        self.path = path
+        about = path / "md.json"
+        if about.exists() and not resume:
+            raise InputError(f"{path} holds a simulation; go on with resume (--resume), or choose another folder.")
+        if about.exists():
+            found = json.loads(about.read_text())
+            if different := sorted(key for key in described if found.get(key) != described[key]):
+                raise InputError(
+                    f"The simulation in {path} has other {', '.join(different)}; give the same or another folder."
+                )
+            return
+        if path.exists() and any(path.iterdir()):
+            raise InputError(f"{path} is not empty and holds no simulation; choose another folder.")
+        path.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(about, json.dumps(described, indent=1))
+
+    @property
+    def _state(self) -> Path:
+        return self.path / "state.safetensors"
+
+    def _chunk(self, number: int) -> Path:
+        return self.path / f"frames-{number:05d}.safetensors"
+
+    def about(self) -> dict[str, Any]:
+        """How far it is: ``num_chunks``, ``headroom``, ``reasons``; nothing yet without a state."""
+        return json.loads(read_metadata(self._state)["about"]) if self._state.exists() else {}
+
+    def chunks(self, number: int) -> list[Frame]:
+        """The frames so far."""
+        return [_frame_of(load_arrays(self._chunk(i))) for i in range(1, number + 1)]
+
+    def place(self, like: Place) -> Place:
+        """Where it stands."""
+        return load_tree(self._state, like)
+
+    def save(self, number: int, frames: Frame, place: Place, about: dict[str, Any]) -> None:
+        """The frames of a chunk, then the state after it: a kill in between repeats the chunk."""
+        save_tree(self._chunk(number), frames)
+        save_tree(self._state, place, {"about": json.dumps(about | {"num_chunks": number})})
+
+
+def _frame_of(arrays: dict[str, np.ndarray]) -> Frame:
+    """What :func:`bnn_jax.checkpoint.save_tree` wrote of a frame; None is what it wrote nothing of."""
+    estimate: dict[str, Any] = {name: arrays.get(f".estimate.{name}") for name in Estimate._fields}
+    fields: dict[str, Any] = {name: arrays[f".{name}"] for name in Frame._fields if name != "estimate"}
+    return Frame(**fields, estimate=Estimate(**estimate))

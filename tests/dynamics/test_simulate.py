@@ -1,0 +1,129 @@
+"""Simulations end where they should, leave what they found, and go on after a kill as if nothing had been."""
+
+import re
+
+import ase.io
+import jax
+import numpy as np
+import pytest
+import systems
+
+from bnn_jax import InputError
+from bnn_jax.dynamics import Bounds, Settings, simulate
+from bnn_jax.dynamics.run import Folder
+from tests.dynamics.springs import springs
+
+WATER = systems.water()
+SETTINGS = Settings(ensemble="nve", kelvin=1000.0, timestep_fs=0.2, stride=5)
+LENGTHS = {"picoseconds": 0.03, "num_replicas": 2, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr("bnn_jax.dynamics.run.STEPS_PER_CHUNK", 50)
+
+
+def equal(one, other) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_frames_and_files(tmp_path):
+    predictor = springs(WATER)
+    found = simulate(predictor, WATER, SETTINGS, **LENGTHS, out=tmp_path / "md")
+    assert found.times_fs.tolist() == pytest.approx([1.0 * i for i in range(1, 31)])
+    assert found.num_frames.tolist() == [30, 30] and found.reasons == ("", "")
+    assert not np.allclose(found.frames.positions[:, 0], found.frames.positions[:, 1])
+    frames = ase.io.read(tmp_path / "md" / "replica-01.xyz", ":")
+    assert len(frames) == 30 and frames[3].info["time_fs"] == pytest.approx(4.0)
+    last = predictor.predict(frames[-1])
+    np.testing.assert_allclose(frames[-1].get_forces(), last.forces, atol=1e-5)
+    np.testing.assert_allclose(frames[-1].arrays["forces_std"], last.forces_std, atol=1e-5)
+    kinetic = found.frames.kinetic_energy[-1, 1]
+    assert frames[-1].get_kinetic_energy() == pytest.approx(float(kinetic), rel=1e-4)
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    predictor = springs(WATER)
+    settings = Settings(ensemble="langevin", kelvin=1000.0, timestep_fs=0.2, stride=5, forces="each")
+    whole = simulate(predictor, WATER, settings, **LENGTHS)
+    save = Folder.save
+
+    def dies(self, number, *rest):
+        save(self, number, *rest)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Folder, "save", dies)
+    out = tmp_path / "md"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(predictor, WATER, settings, **LENGTHS, out=out)
+    monkeypatch.setattr(Folder, "save", save)
+    with pytest.raises(InputError, match="holds a simulation; go on with resume"):
+        simulate(predictor, WATER, settings, **LENGTHS, out=out)
+    with pytest.raises(InputError, match="has other seed; give the same"):
+        simulate(predictor, WATER, settings, **LENGTHS, out=out, seed=1, resume=True)
+    assert equal(simulate(predictor, WATER, settings, **LENGTHS, out=out, resume=True), whole)
+    again = simulate(predictor, WATER, settings, **LENGTHS, out=out, resume=True)
+    assert equal(again, whole)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [
+        (Bounds(forces_std=0.1), r"the std of a force is .* eV/Å, above 0.1"),
+        (Bounds(kelvin=100.0), "K, above 100"),
+        (Bounds(closest=1.5), r"are 0.9.* Å apart, below 1.5"),
+        (Bounds(stretch=1.05), r"the bond of [HO]\d and [HO]\d is 1.* times its length, above 1.05"),
+    ],
+    ids=["std", "temperature", "distance", "bond"],
+)
+def test_bounds_end_a_replica_and_say_why(bounds, reason):
+    found = simulate(springs(WATER), WATER, SETTINGS, **LENGTHS, bounds=bounds)
+    assert (found.num_frames < 30).all() and (found.num_frames >= 1).all()
+    for text, number in zip(found.reasons, found.num_frames, strict=True):
+        assert text.startswith(f"after {number} frames ")
+
+        assert re.search(reason, text)
+
+
+def test_the_others_go_on_when_one_has_left_its_bounds():
+    resting = ase.Atoms("OHH", [[0.0, 0, 0], [1, 0, 0], [0.5, 0.75**0.5, 0]])  # all at the springs' length
+    stretched = resting.copy()
+    stretched.positions[1] += 0.6 * (stretched.positions[1] - stretched.positions[0])
+    settings = Settings(ensemble="nve", kelvin=100.0, timestep_fs=0.2, stride=5)
+    alone = simulate(springs(resting), [resting, stretched], settings, **LENGTHS)
+    found = simulate(springs(resting), [resting, stretched], settings, **LENGTHS, bounds=Bounds(kelvin=1500.0))
+    assert found.num_frames[0] == 30 and found.num_frames[1] < 30
+    np.testing.assert_allclose(found.frames.positions[:, 0], alone.frames.positions[:, 0], atol=1e-4)
+
+
+def test_room_for_neighbours_grows():
+    """Two molecules that meet: each has its own pairs at first, then all have all."""
+    atoms = WATER + WATER
+    atoms.positions[3:] += [6.0, 0, 0]
+    predictor = springs(atoms)
+    pulled = atoms.copy()
+    pulled.positions[3:] -= [4.5, 0, 0]
+    settings = Settings(ensemble="nve", kelvin=10.0, timestep_fs=0.1, stride=5, skin=0.1)
+    found = simulate(predictor, [atoms, pulled], settings, **LENGTHS)
+    assert np.isfinite(found.frames.positions).all()
+    expected = predictor.predict(found.atoms(atoms, 1)[-1]).forces
+    np.testing.assert_allclose(found.frames.estimate.forces[-1, 1], expected, atol=1e-4)
+
+
+def test_what_cannot_be_simulated(tmp_path):
+    predictor = springs(WATER)
+    for change, message in (
+        ({"picoseconds": 0.0}, "picoseconds is 0.0; it must be positive"),
+        ({"num_replicas": 0}, "num_replicas is 0; it must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            simulate(predictor, WATER, SETTINGS, **(LENGTHS | change))
+    with pytest.raises(InputError, match="Structure 1 has other atoms than structure 0"):
+        simulate(predictor, [WATER, systems.ammonia()], SETTINGS, **LENGTHS)
+    (tmp_path / "precious").write_text("")
+    with pytest.raises(InputError, match="is not empty and holds no simulation"):
+        simulate(predictor, WATER, SETTINGS, **LENGTHS, out=tmp_path)
+    with pytest.raises(InputError, match="The bound kelvin is -1"):
+        Bounds(kelvin=-1.0)
