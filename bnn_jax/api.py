@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.environments import Environments, environments
+from bnn_jax.atoms.graph import pack
 from bnn_jax.atoms.parts import check_parts
 from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.checkpoint import open_run, refuse_occupied
@@ -21,7 +23,7 @@ from bnn_jax.methods import Posterior, registry, sghmc
 from bnn_jax.planning import Timing, further, group_steps, planned
 from bnn_jax.sampling.progress import OnDivergence
 from bnn_jax.types import InputError
-from bnn_jax.validated import ValidatedRange
+from bnn_jax.validated import EnvironmentRange, ValidatedRange
 from bnn_jax.verdict import judge_predictive, monitored, settling
 
 FIRST_SHARE = 0.5
@@ -184,5 +186,13 @@ def _judged(posterior: Posterior, train: Dataset, valid: Dataset | None) -> Post
     predictive = posterior.predict(held_out)
     verdict = judge_predictive(posterior, predictive, held_out, labels_are_held_out=valid is not None)
     is_labelled = np.asarray(np.isfinite(held_out.forces).all(axis=1))
-    validated = None if valid is None else ValidatedRange.of(predictive, held_out.numbers, is_labelled)
+    validated = None
+    if valid is not None:
+        met = EnvironmentRange.of([_environments(posterior, each) for each in (train, valid)])
+        validated = ValidatedRange.of(predictive, held_out.numbers, is_labelled, met)
     return dataclasses.replace(posterior, verdict=verdict, validated=validated)
+
+
+def _environments(posterior: Posterior, dataset: Dataset) -> Environments:
+    statistics, cutoff = posterior.statistics, posterior.config.model.cutoff
+    return environments(pack(dataset, cutoff, statistics.species, statistics.shifts), cutoff, len(statistics.species))

@@ -36,7 +36,8 @@ class BNNCalculator(Calculator):
       cell has a volume;
     - ``energy_half_width`` and ``forces_half_width`` [atom, 3] of a posterior that was calibrated to intervals;
     - ``beyond_validated`` [atom] of a posterior with a validation set: whether the atom's expected error is larger than
-      any that labels could check. The first structure with such an atom warns (:class:`BeyondValidatedWarning`).
+      any that labels could check, or its neighbours are out of the range of the labelled structures. The first
+      structure with such an atom warns (:class:`BeyondValidatedWarning`).
 
     Positions are cast to the precision of the posterior, single as a rule, about the structure's centroid; a relaxation
     below some 1e-4 eV/Angstrom asks for more digits than that has. A molecular dynamics of a fixed number of atoms
@@ -114,7 +115,8 @@ class BNNCalculator(Calculator):
         self._was_beyond = True
         message = (
             f"{int(beyond.sum())} of {len(beyond)} atoms lie beyond the validated range: their expected errors are"
-            " larger than any of the validation set, and whether their error bars are right no label has checked."
+            " larger than any of the validation set, or their neighbours unlike any in the labelled structures, and"
+            " whether their error bars are right no label has checked."
         )
         warnings.warn(message, BeyondValidatedWarning, stacklevel=3)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from tqdm import tqdm
 
 from bnn_jax.atoms.dataset import Dataset
+from bnn_jax.atoms.environments import environments
 from bnn_jax.atoms.graph import PackedData, batch_size_needed, gather_batch, pack, size_ladder
 from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.atoms.statistics import Statistics
@@ -139,6 +140,7 @@ def predict(
     statistics: Statistics,
     cutoff: float,
     sizes: GrowingSizes | None = None,
+    validated: ValidatedRange | None = None,
 ) -> Predictive:
     """The posterior predictive of every structure of a data set.
 
@@ -149,6 +151,7 @@ def predict(
         statistics: of the training set; its atomic shifts are added to the energies in float64.
         cutoff: of the potential, in Angstrom.
         sizes: padded sizes of earlier calls, which this one may enlarge; without them the smallest that do.
+        validated: the range that atoms may be beyond.
 
     Raises:
         InputError: a structure holds an element the potential does not know, or is too large for the memory.
@@ -180,7 +183,11 @@ def predict(
     periodic = dataset.pbc.any(axis=1).all()
     shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
     whole = whole if periodic else whole._replace(stress=None)
-    return combine(whole, shifts, dataset.num_atoms, statistics.labels)
+    predictive = combine(whole, shifts, dataset.num_atoms, statistics.labels)
+    if validated is None:
+        return predictive
+    found = environments(packed, cutoff, len(statistics.species))
+    return predictive._replace(beyond_validated=validated.beyond(predictive.forces_score, dataset.numbers, found))
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,10 +237,9 @@ class Predictor(PickledByFields):
                 validation set of a calibration by element.
         """
         dataset = load(structures, use_labels=False)
-        predictive = predict(self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes)
-        if self.validated is not None:
-            beyond = self.validated.beyond(predictive.forces_score, dataset.numbers)
-            predictive = predictive._replace(beyond_validated=beyond)
+        predictive = predict(
+            self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes, self.validated
+        )
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 
 

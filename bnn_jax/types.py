@@ -137,8 +137,8 @@ class Predictive(NamedTuple):
     forces_half_width: Float[np.ndarray, "atom 3"] | None = None
     """The same of force components, in eV/Angstrom."""
     beyond_validated: Bool[np.ndarray, " atom"] | None = None
-    """Which atoms' expected error is larger than any that labels could check (:mod:`bnn_jax.validated`); None where
-    there was no validation set."""
+    """Which atoms' expected error is larger than any that labels could check, or have neighbours out of the range of
+    the labelled structures (:mod:`bnn_jax.validated`); None where there was no validation set."""
 
     def take(self, structures: Int[np.ndarray, " chosen"]) -> Self:
         """That of some of the structures.

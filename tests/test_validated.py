@@ -7,16 +7,19 @@ import warnings
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from commands import SETTINGS, write_ammonia
-from posteriors import random_posterior
-from systems import ammonia, labelled_series, rattled, water
+from posteriors import MODEL, random_posterior
+from systems import ammonia, isolated_atom, labelled_series, rattled, triclinic_crystal, water
 
 import bnn_jax
 from bnn_jax import BNNCalculator, Dataset, Posterior, evaluate
+from bnn_jax.atoms import pack
+from bnn_jax.atoms.environments import environments
 from bnn_jax.calculator import BeyondValidatedWarning
 from bnn_jax.cli import main
 from bnn_jax.types import InputError
-from bnn_jax.validated import ValidatedRange
+from bnn_jax.validated import EnvironmentRange, ValidatedRange
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,68 @@ def test_one_in_so_many_is_beyond_by_chance():
         limits = ValidatedRange((1,), (float(scores[:7].max()),), 7)
         count += int(limits.beyond(scores, numbers)[7])
     assert count / 4000 == pytest.approx(1 / 8, abs=4 * np.sqrt(7 / 64 / 4000))
+
+
+def surroundings(structures, cutoff=4.0, species=(1, 8)):
+    dataset = Dataset.from_atoms(structures)
+    return environments(pack(dataset, cutoff, species, np.zeros(len(species))), cutoff, len(species))
+
+
+def test_surroundings_are_those_of_a_loop():
+    crystal = triclinic_crystal()
+    found = surroundings([crystal, isolated_atom("Na")], species=(11, 17))
+    tripled = crystal * (5, 5, 5)
+    for atom in range(2):
+        middle = 2 * (2 * 25 + 2 * 5 + 2) + atom
+        distances = tripled.get_distances(middle, range(len(tripled)))
+        near = (distances > 0) & (distances < 4.0)
+        assert found.counts[atom] == near.sum()
+        for species, number in enumerate((11, 17)):
+            expected = distances[near & (tripled.numbers == number)].min(initial=4.0)
+            assert found.nearest[atom, species] == pytest.approx(expected, abs=1e-5)
+    assert found.counts[2] == 0 and (found.nearest[2] == 4.0).all()
+    np.testing.assert_array_equal(found.species, [0, 1, 0])
+
+
+def test_neighbours_unlike_any_are_beyond_whatever_the_std():
+    known = EnvironmentRange.of([surroundings([water()]), surroundings([rattled(water(), 0.02, 1)])])
+    squeezed, stretched, crowded = water(), water(), water()
+    squeezed.positions[1] = squeezed.positions[0] + 0.9 * (squeezed.positions[1] - squeezed.positions[0])
+    stretched.positions[1] = stretched.positions[0] + 1.2 * (stretched.positions[1] - stretched.positions[0])
+    crowded += Atoms("HHH", positions=crowded.positions[[0, 1, 2]] + [0, 0, 3.0])
+    cases = ((water(), [0, 0, 0]), (squeezed, [1, 1, 0]), (stretched, [0, 1, 1]), (crowded, [1, 1, 1, 1, 1, 1]))
+    for atoms, expected in cases:
+        np.testing.assert_array_equal(known.beyond(surroundings([atoms])), np.array(expected, bool))
+    np.testing.assert_array_equal(known.beyond(surroundings([isolated_atom("H")])), [True])  # no oxygen anywhere
+    numbers, scores = np.array(squeezed.numbers), np.zeros((3, 3))
+    limits = ValidatedRange((1, 8), (1.0, 1.0), 5, known)
+    np.testing.assert_array_equal(limits.beyond(scores, numbers, surroundings([squeezed])), [True, True, False])
+    assert ValidatedRange.from_json(limits.to_json()) == limits
+    text = limits.to_json().replace('"fewest": [', '"fewest": [3, ')
+    with pytest.raises(InputError, match="do not fit each other"):
+        ValidatedRange.from_json(text)
+
+
+def test_structures_of_the_same_kind_are_rarely_out_of_range():
+    """Thirty rattled waters know a hundred more of the same law, less a few."""
+    known = EnvironmentRange.of([surroundings(labelled_series(water(), 30, seed=1))])
+    other = labelled_series(water(), 100, seed=1000)
+    assert known.beyond(surroundings(other)).reshape(100, 3).any(axis=1).sum() <= 5
+
+
+def test_a_fit_looks_at_all_its_structures():
+    config = bnn_jax.Config.from_dict(
+        {"model": MODEL, "sampler": {"convergence_steps": 4, "cycle_steps": 2, "num_samples": 2, "batch_size": 2}}
+    )
+    train, valid = (Dataset.from_atoms(labelled_series(water(), 4, seed=seed)) for seed in (0, 50))
+    fitted = bnn_jax.fit(train, valid, config, progress=False)
+    assert fitted.validated is not None
+    expected = EnvironmentRange.of([surroundings(part.to_atoms()) for part in (train, valid)])
+    assert fitted.validated.environments is not None
+    np.testing.assert_allclose(fitted.validated.environments.least, expected.least, rtol=1e-6)
+    np.testing.assert_allclose(fitted.validated.environments.most, expected.most, rtol=1e-6)
+    alone = fitted.predict(isolated_atom("O"))
+    assert alone.beyond_validated is not None and alone.beyond_validated.all()
 
 
 def test_text_and_back(posterior):
@@ -131,7 +196,7 @@ def test_commands_say_so(tmp_path, capsys):
     files = write_ammonia(tmp_path)
     out = str(tmp_path / "run")
     far = str(tmp_path / "far.xyz")
-    ase.io.write(far, [*labelled_series(ammonia(), 2, seed=60), *labelled_series(rattled(ammonia(), 0.5, 1), 3)])
+    ase.io.write(far, [*labelled_series(ammonia(), 2, seed=70), *labelled_series(rattled(ammonia(), 0.5, 1), 3)])
     arguments = ["--valid", "6", "--seed", "3", *SETTINGS, "--set", "sampler.convergence_steps=60"]
     assert main(["fit", files["train"], "--out", out, "--test", far, *arguments]) == 0
     sentence = r"of 5 structures lie beyond the validated range"

@@ -104,7 +104,8 @@ def beyond_note(num_beyond: int, num_structures: int, scores: Mapping[str, float
         return None
     text = (
         f"{num_beyond} of {num_structures} structures lie beyond the validated range (an atom's expected error is"
-        " larger than any of its element in the validation set): no label has checked error bars there."
+        " larger than any of its element in the validation set, or its neighbours are nearer, further, fewer or more"
+        " than any in the labelled structures): no label has checked error bars there."
     )
     shares = [(scores or {}).get(f"forces_coverage_95_{where}") for where in ("within", "beyond")]
     within, beyond = (float("nan") if share is None else 100 * share for share in shares)
