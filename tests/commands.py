@@ -45,4 +45,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def environment() -> dict[str, str]:
     """Of a user's shell, but for the compilation cache, which is that of the tests."""
     inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # set by JAX here
-    return inherited | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    return inherited | {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(seconds),
+    }

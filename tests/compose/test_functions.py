@@ -15,11 +15,19 @@ CRYSTAL.rattle(0.1, seed=2)
 MOLECULE.rattle(0.1, seed=2)
 
 
-@pytest.fixture(params=["molecule", "crystal"])
-def case(request):
-    atoms = {"molecule": MOLECULE, "crystal": CRYSTAL}[request.param]
+def case_of(atoms):
     posterior = random_posterior(systems.labelled_series(atoms, 4))
     return posterior.predictor, atoms, posterior.predict(atoms)
+
+
+@pytest.fixture(scope="module", params=["molecule", "crystal"])
+def case(request):
+    return case_of({"molecule": MOLECULE, "crystal": CRYSTAL}[request.param])
+
+
+@pytest.fixture(scope="module")
+def crystal():
+    return case_of(CRYSTAL)
 
 
 def shift_of(predictor, atoms) -> float:
@@ -57,8 +65,8 @@ def test_forces_and_stress_are_gradients_in_the_precision_of_the_positions(case)
     )
 
 
-def test_one_sample_all_and_their_mean(case):
-    predictor, atoms, expected = case
+def test_one_sample_all_and_their_mean(crystal):
+    predictor, atoms, expected = crystal
     every = forces_fn(predictor, atoms, "all")(atoms.positions)
     np.testing.assert_allclose(every, expected.forces_samples, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(forces_fn(predictor, atoms, 1)(atoms.positions), every[1], rtol=1e-5, atol=1e-6)
@@ -70,8 +78,8 @@ def test_one_sample_all_and_their_mean(case):
         forces_fn(predictor, atoms, "median")
 
 
-def test_edges_of_a_skin_change_nothing(case):
-    predictor, atoms, _ = case
+def test_edges_of_a_skin_change_nothing(crystal):
+    predictor, atoms, _ = crystal
     search = neighbor_fn(predictor, atoms, skin=0.6)
     forces = jax.jit(forces_fn(predictor, atoms))
     cell = np.where(atoms.pbc.any(), atoms.cell.array, 0)
@@ -81,11 +89,12 @@ def test_edges_of_a_skin_change_nothing(case):
     np.testing.assert_allclose(forces(moved, None, edges), forces(moved), rtol=1e-4, atol=1e-5)
 
 
-def test_they_go_through_vmap_and_scan(case):
-    predictor, atoms, _ = case
+def test_they_go_through_vmap_and_scan(crystal):
+    predictor, atoms, _ = crystal
     forces = forces_fn(predictor, atoms)
     many = atoms.positions + 0.02 * np.random.default_rng(0).normal(size=(3, *atoms.positions.shape))
-    one_by_one = np.stack([forces(each) for each in many])
+    compiled = jax.jit(forces)
+    one_by_one = np.stack([compiled(each) for each in many])
     np.testing.assert_allclose(jax.vmap(forces)(many), one_by_one, rtol=1e-4, atol=1e-5)
     _, scanned = jax.lax.scan(lambda carry, each: (carry, forces(each)), 0, many.astype(np.float32))
     np.testing.assert_allclose(scanned, one_by_one, rtol=1e-4, atol=1e-5)

@@ -27,8 +27,7 @@ def motion_of(atoms, settings, replicas=3, stiffness=(20.0, 30.0)):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("atoms", [WATER, CRYSTAL], ids=["molecule", "crystal"])
-@pytest.mark.parametrize("forces", ["mean", "each"])
+@pytest.mark.parametrize(("atoms", "forces"), [(WATER, "each"), (CRYSTAL, "mean")], ids=["molecule", "crystal"])
 def test_energy_and_what_moves_as_a_whole_are_conserved(atoms, forces):
     settings = Settings(ensemble="nve", kelvin=300.0, timestep_fs=0.1, forces=forces, skin=0.2)
     predictor, motion, replicas = motion_of(atoms, settings)
