@@ -1,5 +1,6 @@
 """Predictors whose energy is known: springs between neighbours, stiffer in some samples than in others."""
 
+import functools
 from collections.abc import Sequence
 
 import ase
@@ -14,8 +15,8 @@ from bnn_jax.types import AtomGraph, Params, Prediction
 CUTOFF = 3.0
 
 
-def apply_springs(samples: Params, graph: AtomGraph, at_once: int | None = None) -> Prediction:
-    """``energy = sum of k / 2 (r - 1)^2 (1 - r / CUTOFF)^2`` over pairs of neighbours, of every sample."""
+def apply_springs(samples: Params, graph: AtomGraph, at_once: int | None = None, cutoff: float = CUTOFF) -> Prediction:
+    """``energy = sum of k / 2 (r - 1)^2 (1 - r / cutoff)^2`` over pairs of neighbours, of every sample."""
     del at_once
 
     def energies(positions, cell, stiffness):
@@ -24,8 +25,8 @@ def apply_springs(samples: Params, graph: AtomGraph, at_once: int | None = None)
             moved = moved._replace(globals={"cell": cell})
         vectors = jnp.where(pair_mask(graph)[:, None], pair_vectors(moved), 1.0)
         lengths = jnp.linalg.norm(vectors, axis=1)
-        inside = pair_mask(graph) & (lengths < CUTOFF)
-        pairs = jnp.where(inside, stiffness / 2 * (lengths - 1) ** 2 * (1 - lengths / CUTOFF) ** 2, 0)
+        inside = pair_mask(graph) & (lengths < cutoff)
+        pairs = jnp.where(inside, stiffness / 2 * (lengths - 1) ** 2 * (1 - lengths / cutoff) ** 2, 0)
         return jnp.zeros(len(positions)).at[graph.receivers[::2]].add(pairs)
 
     def one(stiffness):
@@ -46,8 +47,9 @@ def apply_springs(samples: Params, graph: AtomGraph, at_once: int | None = None)
     return jax.lax.map(one, samples["stiffness"])
 
 
-def springs(atoms: ase.Atoms, stiffness: Sequence[float] = (20.0, 30.0)) -> Predictor:
+def springs(atoms: ase.Atoms, stiffness: Sequence[float] = (20.0, 30.0), cutoff: float = CUTOFF) -> Predictor:
     """One sample for each stiffness, in eV/Angstrom^2."""
-    statistics = Dataset.from_atoms([atoms]).statistics(CUTOFF)
+    statistics = Dataset.from_atoms([atoms]).statistics(cutoff)
     statistics = statistics._replace(labels=("energy", "forces"))
-    return Predictor(apply_springs, {"stiffness": jnp.array(stiffness)}, statistics, CUTOFF)
+    apply = functools.partial(apply_springs, cutoff=cutoff)
+    return Predictor(apply, {"stiffness": jnp.array(stiffness)}, statistics, cutoff)

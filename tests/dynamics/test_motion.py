@@ -18,8 +18,8 @@ WATER = systems.water()
 CRYSTAL = ase.build.bulk("Ar", "fcc", a=1.6, cubic=True)  # nearest neighbours at 1.13, a cell narrower than the cutoff
 
 
-def motion_of(atoms, settings, replicas=3, stiffness=(20.0, 30.0)):
-    predictor = springs(atoms, stiffness)
+def motion_of(atoms, settings, replicas=3, **options):
+    predictor = springs(atoms, **options)
     motion = build_motion(predictor, atoms, settings, neighbor_fn(predictor, atoms, settings.skin, headroom=1.0))
     positions = jnp.asarray(np.stack([atoms.positions] * replicas))
     cells = jnp.asarray(np.stack([np.where(atoms.pbc.any(), atoms.cell.array, 0)] * replicas))
