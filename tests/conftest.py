@@ -12,7 +12,7 @@ import pytest
 
 if jax.config.jax_compilation_cache_dir is None:  # else JAX_COMPILATION_CACHE_DIR says where
     jax.config.update("jax_compilation_cache_dir", str(Path(pooch.os_cache("bnn_jax")) / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_report_header() -> str:

@@ -29,6 +29,7 @@ def test_predictions_equal_the_loop_over_samples_and_structures(num_examples: in
     """Of every sample, whatever the batch, the padding and the order of the list."""
     net = network("l_max 0")
     samples, predictor = samples_of(net), build_predictor(every_sample(net.apply))
+    num_compiled = predictor._cache_size()  # other tests of this process share the predictor
 
     def of_list(atoms_list):
         sizes = GrowingSizes(num_nodes=NUM_NODES, num_edges=NUM_EDGES)
@@ -51,7 +52,7 @@ def test_predictions_equal_the_loop_over_samples_and_structures(num_examples: in
                 actual = getattr(together, f"{name}_samples")[index]
                 np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10, err_msg=name)
 
-    assert predictor._cache_size() <= 2  # with a cell and without
+    assert predictor._cache_size() <= num_compiled + 2  # with a cell and without
 
 
 def padded_shape(dataset: Dataset) -> tuple:
