@@ -23,13 +23,13 @@ class EnvironmentRange(NamedTuple):
     others. Margins keep structures like the labelled ones from being out of range by chance.
     """
 
-    least: tuple[tuple[float, ...], ...]
+    shortest: tuple[tuple[float, ...], ...]
     """Smallest distance to the nearest neighbour of each species, in Angstrom."""
-    most: tuple[tuple[float, ...], ...]
+    longest: tuple[tuple[float, ...], ...]
     """Largest such distance; the cutoff where some atom has no such neighbour."""
     fewest: tuple[int, ...]
     """Neighbours within the cutoff."""
-    largest: tuple[int, ...]
+    most: tuple[int, ...]
 
     @classmethod
     def of(cls, parts: Sequence[Environments]) -> Self:
@@ -44,8 +44,8 @@ class EnvironmentRange(NamedTuple):
         def rows(reduce: Callable[..., np.ndarray]) -> tuple[tuple[float, ...], ...]:
             return tuple(tuple(reduce(nearest[which], axis=0).tolist()) for which in of_species)
 
-        fewest, largest = (tuple(int(reduce(counts[which])) for which in of_species) for reduce in (np.min, np.max))
-        return cls(rows(np.min), rows(np.max), fewest, largest)
+        fewest, most = (tuple(int(reduce(counts[which])) for which in of_species) for reduce in (np.min, np.max))
+        return cls(rows(np.min), rows(np.max), fewest, most)
 
     def beyond(self, found: Environments) -> Bool[np.ndarray, " atom"]:
         """Which atoms have neighbours that are nearer or further, or are fewer or more, than any of their element had.
@@ -53,11 +53,10 @@ class EnvironmentRange(NamedTuple):
         Args:
             found: of the atoms.
         """
-        least, most = (np.array(each)[found.species] for each in (self.least, self.most))
-        fewest, largest = (np.array(each)[found.species] for each in (self.fewest, self.largest))
-        distances = (found.nearest < (1 - MARGIN) * least) | (found.nearest > (1 + MARGIN) * most)
+        shortest, longest, fewest, most = (np.array(each)[found.species] for each in self)
+        distances = (found.nearest < (1 - MARGIN) * shortest) | (found.nearest > (1 + MARGIN) * longest)
         few = found.counts < fewest - np.maximum(1, COUNT_MARGIN * fewest)
-        many = found.counts > largest + np.maximum(1, COUNT_MARGIN * largest)
+        many = found.counts > most + np.maximum(1, COUNT_MARGIN * most)
         return distances.any(axis=1) | few | many
 
 
@@ -148,8 +147,8 @@ class ValidatedRange(NamedTuple):
 
 
 def _environments(values: dict[str, Any]) -> EnvironmentRange:
-    distances = [tuple(tuple(float(x) for x in row) for row in values[name]) for name in ("least", "most")]
-    counts = [tuple(int(x) for x in values[name]) for name in ("fewest", "largest")]
+    distances = [tuple(tuple(float(x) for x in row) for row in values[name]) for name in ("shortest", "longest")]
+    counts = [tuple(int(x) for x in values[name]) for name in ("fewest", "most")]
     size = len(counts[0])
     if any(len(each) != size for each in (*counts, *distances, *distances[0], *distances[1])):
         raise ValueError("the ranges of the environments do not fit each other")

@@ -131,8 +131,8 @@ def test_a_fit_looks_at_all_its_structures():
     assert fitted.validated is not None
     expected = EnvironmentRange.of([surroundings(part.to_atoms()) for part in (train, valid)])
     assert fitted.validated.environments is not None
-    np.testing.assert_allclose(fitted.validated.environments.least, expected.least, rtol=1e-6)
-    np.testing.assert_allclose(fitted.validated.environments.most, expected.most, rtol=1e-6)
+    np.testing.assert_allclose(fitted.validated.environments.shortest, expected.shortest, rtol=1e-6)
+    np.testing.assert_allclose(fitted.validated.environments.longest, expected.longest, rtol=1e-6)
     alone = fitted.predict(isolated_atom("O"))
     assert alone.beyond_validated is not None and alone.beyond_validated.all()
 

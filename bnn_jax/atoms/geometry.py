@@ -64,7 +64,7 @@ def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], where: str
         raise InputError(
             f"{where}: the lattice vectors lie in one plane; correct them or leave out those not periodic."
         )
-    spacing = _plane_spacings(box)[pbc].min()
+    spacing = plane_spacings(box)[pbc].min()
     if spacing < OVERLAP:
         raise InputError(
             f"{where}: lattice planes of the cell are {spacing:.2g} Angstrom apart; give a reduced cell, or name the"
@@ -73,7 +73,12 @@ def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], where: str
     return box
 
 
-def _plane_spacings(box: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+def plane_spacings(box: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Distances between opposite sides of a cell, in the unit of its lattice vectors.
+
+    Args:
+        box: lattice vectors as rows, no three in a plane.
+    """
     return 1 / np.linalg.norm(np.linalg.inv(box), axis=0)
 
 
@@ -89,7 +94,7 @@ def _overlapping_pair(
     if pbc.any():
         points = positions @ np.linalg.inv(box)
         points = points - np.where(pbc, np.floor(points), 0.0)
-        margins = OVERLAP / _plane_spacings(box)
+        margins = OVERLAP / plane_spacings(box)
         for axis in np.flatnonzero(pbc):
             low, high = points[:, axis] < margins[axis], points[:, axis] > 1 - margins[axis]
             period = np.eye(3)[axis]

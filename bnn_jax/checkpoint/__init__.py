@@ -21,7 +21,7 @@ from bnn_jax.checkpoint.run import (
     refuse_occupied,
     save_checkpoint,
 )
-from bnn_jax.checkpoint.tree import load_arrays, load_tree, read_metadata, save_tree, tree_bytes
+from bnn_jax.checkpoint.tree import load_arrays, load_tree, read_metadata, save_tree, tree_bytes, tree_digest
 
 __all__ = [
     "DamagedFileError",
@@ -44,6 +44,7 @@ __all__ = [
     "save_checkpoint",
     "save_tree",
     "tree_bytes",
+    "tree_digest",
     "truncate_jsonl",
     "write_text_atomic",
 ]

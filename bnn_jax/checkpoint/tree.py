@@ -35,13 +35,30 @@ def save_tree(path: str | Path, tree: Any, metadata: Mapping[str, str] | None = 
         InputError: the file cannot be written; what was there before is intact.
         TypeError: a leaf is not numeric.
     """
+    write_bytes_atomic(Path(path), _serialised(_arrays(tree), dict(metadata or {})))
+
+
+def tree_digest(tree: Any) -> str:
+    """SHA-256 of all leaves of a tree with their names, shapes and dtypes, to tell it from others.
+
+    Args:
+        tree: as :func:`save_tree` takes it.
+
+    Raises:
+        TypeError: a leaf is not numeric.
+    """
+    return _digest(_arrays(tree), {})
+
+
+def _arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves by their names, as they are saved."""
     arrays = {}
     for name, leaf in _named_leaves(tree).items():
         array = np.array(jax.random.key_data(leaf) if _is_prng_key(leaf) else leaf, order="C")
         if array.dtype.kind in "OSUMm":
             raise TypeError(f"Leaf {name} of the tree is a {type(leaf).__name__}, which cannot be saved as an array.")
         arrays[name] = array
-    write_bytes_atomic(Path(path), _serialised(arrays, dict(metadata or {})))
+    return arrays
 
 
 def tree_bytes(tree: Any) -> int:

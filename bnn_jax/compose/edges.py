@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from bnn_jax.atoms.geometry import plane_spacings
 from bnn_jax.atoms.graph import AnyArray, size_ladder
 from bnn_jax.atoms.neighbors import neighbor_list
 from bnn_jax.types import AtomGraph, InputError
@@ -83,8 +84,8 @@ def build_search(
     reach = cutoff + skin
     # Directions without periods get some vector, so that fractional coordinates exist; nothing depends on it.
     complement = np.where(np.any(cell, axis=1)[:, None], 0.0, ase.geometry.complete_cell(cell) - cell)
-    widths = cell_widths(cell)
-    has_one_image = not np.any(pbc & (widths < 2 * reach))
+    widths = plane_spacings(cell + complement)
+    has_one_image = has_nearest_images(cell, pbc, reach)
     most = np.where(pbc & (not has_one_image), np.ceil(reach / widths), 0).astype(int)
     images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
     # An atom and its own images: one of each two that are opposite, and never the atom itself, which is the middle one.
@@ -96,7 +97,7 @@ def build_search(
             " smaller system, or neighbours from jax-md."
         )
 
-    (senders, _, _) = neighbor_list(positions, cell, pbc, reach)
+    senders, _, _ = neighbor_list(positions, cell, pbc, reach)
     capacity = size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1)
 
     def candidates(positions: Array, cell: Array) -> tuple[Array, Array]:
@@ -136,20 +137,25 @@ def build_search(
         )
 
     def is_stale(positions: AnyArray, cell: AnyArray, edges: Edges) -> Bool[Array, ""]:
-        moved = jnp.max(jnp.linalg.norm(positions - edges.positions, axis=-1), initial=0)
-        images_moved = jnp.max(jnp.linalg.norm(edges.shifts @ (cell - edges.cell), axis=-1), initial=0)
-        return 2 * moved + images_moved > skin
+        # A vector r between atoms becomes r + r strain + what the two move beside that. Of those longer than the reach
+        # none gets shorter than the cutoff while the strain takes less of the reach, and the moves less, than the skin.
+        strain = jnp.linalg.inv(edges.cell + complement) @ (cell - edges.cell)
+        moves = positions - edges.positions - edges.positions @ strain
+        furthest = jnp.max(jnp.linalg.norm(moves, axis=-1), initial=0)
+        return reach * jnp.linalg.norm(strain) + 2 * furthest > skin
 
     return Search(find, is_stale)
 
 
-def cell_widths(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
-    """Distances between opposite sides of a cell, in Angstrom.
+def has_nearest_images(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], reach: float) -> bool:
+    """Whether the cell is so wide that of an atom's images only the nearest can be within reach.
 
     Args:
-        cell: lattice vectors as rows, in Angstrom; those that are zero count as unit vectors.
+        cell: lattice vectors as rows, in Angstrom; rows of directions that are not periodic may be zero.
+        pbc: which lattice directions are periodic.
+        reach: in Angstrom.
     """
-    return 1 / np.linalg.norm(np.linalg.inv(ase.geometry.complete_cell(cell)), axis=0)
+    return not np.any(pbc & (plane_spacings(ase.geometry.complete_cell(cell)) < 2 * reach))
 
 
 def graph_of(

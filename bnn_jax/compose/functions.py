@@ -86,7 +86,7 @@ def samples_fn(predictor: Predictor, structure: Structures, headroom: float = 0.
         positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None, samples: Params | None = None
     ) -> Prediction:
         samples = predictor.samples if samples is None else samples
-        dtype = jax.tree.leaves(samples)[0].dtype if has_one_dtype else jnp.asarray(positions).dtype
+        dtype = jax.tree.leaves(samples)[0].dtype if has_one_dtype else jnp.result_type(positions, float)
         samples = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), samples)
         positions, cell = jnp.asarray(positions, dtype), jnp.asarray(own_cell if cell is None else cell, dtype)
         if edges is None:
@@ -134,22 +134,21 @@ def predict_fn(predictor: Predictor, structure: Structures, headroom: float = 0.
         headroom: of pairs.
     """
     predict = samples_fn(predictor, structure, headroom)
-    has_energy, has_forces = (label in predictor.statistics.labels for label in LABELS)
 
     def estimate(positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None) -> Estimate:
-        return moments(predict(positions, cell, edges), has_energy, has_forces)
+        return moments_of(predictor, predict(positions, cell, edges))
 
     return estimate
 
 
-def moments(prediction: Prediction, has_energy: bool = True, has_forces: bool = True) -> Estimate:
+def moments_of(predictor: Predictor, prediction: Prediction) -> Estimate:
     """Mean and total std over the samples of one system, as :func:`bnn_jax.predictive.combine` has them.
 
     Args:
+        predictor: what no label of its training set has taught is NaN.
         prediction: of every sample, without padding.
-        has_energy: energies were in training; otherwise their stds are NaN.
-        has_forces: likewise.
     """
+    has_energy, has_forces = (label in predictor.statistics.labels for label in LABELS)
 
     def total(values: Array, aleatoric: Array, own: Array | None) -> Array:
         variance = jnp.mean(aleatoric**2, axis=0) + _spread(values) ** 2

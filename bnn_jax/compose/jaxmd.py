@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bnn_jax.atoms.graph import AnyArray
 from bnn_jax.atoms.sources import Structures
-from bnn_jax.compose.edges import Edges, cell_widths
+from bnn_jax.compose.edges import Edges, has_nearest_images
 from bnn_jax.compose.functions import SystemFn, Which, energy_fn, parts_of
 from bnn_jax.predict import Predictor
 from bnn_jax.types import InputError
@@ -38,7 +38,7 @@ def jax_md_energy_fn(
     """
     _, own_cell, pbc, _ = parts_of(predictor, structure)
     energy = energy_fn(predictor, structure, samples)
-    has_wide_cell = not np.any(pbc & (cell_widths(own_cell) < 2 * predictor.cutoff))
+    has_wide_cell = has_nearest_images(own_cell, pbc, predictor.cutoff)
     transform = _transform() if fractional_coordinates else None
 
     def fn(

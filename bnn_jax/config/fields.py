@@ -19,7 +19,7 @@ class _Range(NamedTuple):
 
     def __contains__(self, value: Any) -> bool:
         above = value > self.low or (value == self.low and self.excluded != "low")
-        return above and (value < self.high or (value == self.high and self.excluded != "high"))
+        return bool(above and (value < self.high or (value == self.high and self.excluded != "high")))
 
     def __str__(self) -> str:
         least = f"above {self.low:g}" if self.excluded == "low" else f"at least {self.low:g}"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,21 +11,22 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from tqdm import tqdm
 
 from bnn_jax.atoms.sources import Structures, load
-from bnn_jax.checkpoint import load_arrays, load_tree, read_metadata, save_tree, write_text_atomic
-from bnn_jax.compose import Estimate, Search, neighbor_fn
+from bnn_jax.checkpoint import load_arrays, load_tree, read_metadata, save_tree, tree_digest, write_text_atomic
+from bnn_jax.compose import Estimate, neighbor_fn
 from bnn_jax.dynamics.motion import Frame, Motion, Replicas, build_motion
 from bnn_jax.dynamics.settings import Bounds, Settings
-from bnn_jax.dynamics.trajectory import Trajectory, Watch, joined
+from bnn_jax.dynamics.trajectory import Trajectory, Watch
 from bnn_jax.methods import Posterior
 from bnn_jax.predict import Predictor
 from bnn_jax.types import InputError, PRNGKey
 
 STEPS_PER_CHUNK = 2_000
 """Steps between looks at the bounds and between checkpoints, at most."""
+FIRST_HEADROOM = 0.25
+"""Share of pairs of neighbours to keep free at first."""
 MAX_HEADROOM = 10.0
 """Share of pairs to keep free beyond which atoms that are still nearer are said to collapse."""
 
@@ -58,7 +61,7 @@ def simulate(
         picoseconds: of every replica, rounded up to whole frames.
         num_replicas: that move side by side; with ``forces: each`` replica k has sample k, and begins again after the
             last.
-        bounds: that end a replica's trajectory.
+        bounds: that end a replica's trajectory; stds are the posterior's before any calibration.
         seed: of velocities and noise.
         out: folder for checkpoints and one extended XYZ file for each replica; nothing is written without one.
         resume: go on in ``out`` where an earlier call was stopped, bit for bit.
@@ -68,94 +71,102 @@ def simulate(
         The frames; the start is not among them.
 
     Raises:
-        InputError: jax-md is not installed, the structures or settings cannot be used, ``out`` holds something else, or
-            atoms crowd without end.
+        InputError: jax-md is not installed, the structures or settings cannot be used, or ``out`` holds something else.
     """
     settings, bounds = settings or Settings(), bounds or Bounds()
     predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
-    structures = _structures(start)
-    structure = structures[0]
-    if not 0 < picoseconds < float("inf"):
-        raise InputError(f"picoseconds is {picoseconds}; it must be positive.")
+    dataset = load(start, use_labels=False)
+    structures = dataset.to_atoms()
+    _check_alike(structures)
     if num_replicas < 1:
         raise InputError(f"num_replicas is {num_replicas}; it must be at least 1.")
-    num_frames = int(np.ceil(1000 * picoseconds / (settings.timestep_fs * settings.stride) - 1e-9))
-    num_chunks = -(-num_frames // max(1, STEPS_PER_CHUNK // settings.stride))
-    per_chunk = -(-num_frames // num_chunks)
-    dtype = jax.tree.leaves(predictor.samples)[0].dtype
-    chosen = [structures[k % len(structures)] for k in range(num_replicas)]
-    positions = jnp.asarray(np.stack([atoms.positions for atoms in chosen]), dtype)
-    cells = jnp.asarray(np.stack([np.where(atoms.pbc.any(), atoms.cell.array, 0.0) for atoms in chosen]), dtype)
+    schedule = _schedule(picoseconds, settings)
     described = {
         "settings": dataclasses.asdict(settings),
-        "picoseconds": picoseconds,
+        "schedule": schedule._asdict(),
         "num_replicas": num_replicas,
         "bounds": dataclasses.asdict(bounds),
         "seed": seed,
-        "structures": [str(each) for each in load(structures, use_labels=False).hashes()],
+        "structures": [str(each) for each in dataset.hashes()],
+        "samples": tree_digest(predictor.samples),
     }
     folder = None if out is None else Folder(Path(out), described, resume)
     about = {} if folder is None else folder.about()
-    runner = _Runner(predictor, structure, settings, about.get("headroom", 0.25))
-    place = Place(runner.start(jax.random.key(seed), positions, cells), np.full(num_replicas, -1))
-    chunks: list[Frame] = []
+    runner = _Runner(predictor, structures[0], settings, about.get("headroom", FIRST_HEADROOM))
+    replicas = runner.start(jax.random.key(seed), [structures[k % len(structures)] for k in range(num_replicas)])
+    place, chunks = Place(replicas, np.full(num_replicas, -1)), []
     reasons = about.get("reasons", [""] * num_replicas)
     if folder is not None and about:
-        chunks = folder.chunks(about["num_chunks"])
-        place = folder.place(place)
-    watch = Watch(bounds, structure)
-    bar = tqdm(total=num_chunks * per_chunk, initial=len(chunks) * per_chunk, desc="md", unit="frame", delay=5,
-               disable=None if progress else True)  # fmt: skip
-    while len(chunks) < num_chunks and (place.num_frames < 0).any():
-        replicas, frames = runner.advance(place.replicas, per_chunk, settings.stride)
-        place, reasons = _judged(place, replicas, frames, watch, len(chunks) * per_chunk, reasons)
-        chunks.append(frames)
-        bar.update(per_chunk)
-        if folder is not None:
-            folder.save(len(chunks), frames, place, {"reasons": reasons, "headroom": runner.headroom})
-    bar.close()
-    frames = jax.tree.map(lambda values: values[:num_frames], joined(chunks))
+        place, chunks = folder.place(place), folder.chunks(about["num_chunks"])
+    watch = Watch(bounds, structures[0])
+    bar = tqdm(desc="md", unit="frame", delay=5, disable=None if progress else True, initial=len(chunks) *
+               schedule.per_chunk, total=schedule.num_chunks * schedule.per_chunk)  # fmt: skip
+    with bar:
+        while len(chunks) < schedule.num_chunks and (place.num_frames < 0).any():
+            replicas, frames = runner.advance(place.replicas, schedule.per_chunk, settings.stride)
+            place, reasons = _judged(place, replicas, frames, watch, len(chunks) * schedule.per_chunk, reasons)
+            chunks.append(frames)
+            bar.update(schedule.per_chunk)
+            if folder is not None:
+                folder.save(len(chunks), frames, place, {"reasons": reasons, "headroom": runner.headroom})
+    frames = jax.tree.map(lambda *parts: np.concatenate(parts)[: schedule.num_frames], *chunks)
     length = len(frames.kelvin)
     counts = np.minimum(np.where(place.num_frames < 0, length, place.num_frames), length)
     times = settings.timestep_fs * settings.stride * (1 + np.arange(length))
     trajectory = Trajectory(times, frames, counts, tuple(reasons))
     if folder is not None:
-        trajectory.write(folder.path, structure)
+        trajectory.write(folder.path, structures[0])
     return trajectory
 
 
-def _structures(start: Structures) -> list[ase.Atoms]:
-    dataset = load(start, use_labels=False)
-    found = dataset.to_atoms()
-    first = found[0]
-    for i, atoms in enumerate(found):
-        if (atoms.numbers != first.numbers).any() if len(atoms) == len(first) else True:
+class Schedule(NamedTuple):
+    """How many frames a simulation has, and how they are cut into compiled calls of one length."""
+
+    num_frames: int
+    num_chunks: int
+    per_chunk: int
+    """Frames; the last chunk may go beyond ``num_frames``, and what is beyond is dropped."""
+
+
+def _schedule(picoseconds: float, settings: Settings) -> Schedule:
+    if not 0 < picoseconds < float("inf"):
+        raise InputError(f"picoseconds is {picoseconds}; it must be positive.")
+    num_frames = math.ceil(1000 * picoseconds / (settings.timestep_fs * settings.stride) - 1e-9)
+    num_chunks = math.ceil(num_frames / max(1, STEPS_PER_CHUNK // settings.stride))
+    return Schedule(num_frames, num_chunks, math.ceil(num_frames / num_chunks))
+
+
+def _check_alike(structures: Sequence[ase.Atoms]) -> None:
+    first = structures[0]
+    for i, atoms in enumerate(structures):
+        if atoms.numbers.tolist() != first.numbers.tolist():
             raise InputError(
                 f"Structure {i} has other atoms than structure 0; replicas must have the same, in one order."
             )
         if (atoms.pbc != first.pbc).any():
             raise InputError(f"Structure {i} is periodic in other directions than structure 0.")
-    return found
 
 
 class _Runner:
     """Motion of a system whose room for neighbours grows when it has to."""
 
-    def __init__(self, predictor: Predictor, structure: ase.Atoms, settings: Settings, headroom: float = 0.25):
+    def __init__(self, predictor: Predictor, structure: ase.Atoms, settings: Settings, headroom: float):
         self.predictor, self.structure, self.settings = predictor, structure, settings
-        self.headroom = headroom
-        self.motion, self.search = self._built()
+        self.headroom, self.motion = headroom, self._motion(headroom)
 
-    def _built(self) -> tuple[Motion, Search]:
-        search = neighbor_fn(self.predictor, self.structure, self.settings.skin, self.headroom)
-        return build_motion(self.predictor, self.structure, self.settings, search), search
+    def _motion(self, headroom: float) -> Motion:
+        search = neighbor_fn(self.predictor, self.structure, self.settings.skin, headroom)
+        return build_motion(self.predictor, self.structure, self.settings, search)
 
-    def start(self, rng_key: PRNGKey, positions: Array, cells: Array) -> Replicas:
-        """Replicas with room for their neighbours.
+    def start(self, rng_key: PRNGKey, structures: Sequence[ase.Atoms]) -> Replicas:
+        """Replicas at structures, with room for their neighbours.
 
         Raises:
             InputError: there are too many of them.
         """
+        dtype = jax.tree.leaves(self.predictor.samples)[0].dtype
+        positions = jnp.asarray(np.stack([atoms.positions for atoms in structures]), dtype)
+        cells = jnp.asarray(np.stack([np.where(atoms.pbc.any(), atoms.cell.array, 0.0) for atoms in structures]), dtype)
         while True:
             replicas = self.motion.start(rng_key, positions, cells)
             if not replicas.overflow.any():
@@ -175,7 +186,7 @@ class _Runner:
         if self.headroom > MAX_HEADROOM:
             return False
         self.headroom = 2 * self.headroom + 0.5
-        self.motion, self.search = self._built()
+        self.motion = self._motion(self.headroom)
         return True
 
 

@@ -1,8 +1,7 @@
 """What a simulation leaves: frames of every replica, where each ended and why, and extended XYZ of it."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import ase
 import ase.io
@@ -68,9 +67,28 @@ class Trajectory(NamedTuple):
         return paths
 
 
-def joined(parts: Sequence[Any]) -> Any:
-    """Trees of arrays, one after another along the first axis."""
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+class Pairs(NamedTuple):
+    """Pairs of atoms, each once."""
+
+    senders: Int[np.ndarray, " pair"]
+    receivers: Int[np.ndarray, " pair"]
+    shifts: Int[np.ndarray, "pair 3"]
+    """Lattice image of the sender."""
+
+    @classmethod
+    def within(cls, cutoff: float, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Self:
+        """All that are nearer than a cutoff, in Angstrom."""
+        found = neighbor_list(np.asarray(positions, np.float64), np.asarray(cell, np.float64), pbc, cutoff)
+        return cls(*(each[::2] for each in found))  # the others are their reverses
+
+    def lengths(self, positions: np.ndarray, cell: np.ndarray) -> Float[np.ndarray, " pair"]:
+        """Their distances in Angstrom."""
+        vectors = positions[self.senders] + self.shifts @ cell - positions[self.receivers]
+        return np.linalg.norm(vectors, axis=1)
+
+    def name(self, number: int, structure: ase.Atoms) -> str:
+        """``O0 and H1``."""
+        return " and ".join(f"{structure.symbols[i]}{i}" for i in (self.senders[number], self.receivers[number]))
 
 
 class Watch:
@@ -78,16 +96,11 @@ class Watch:
 
     def __init__(self, bounds: Bounds, structure: ase.Atoms):
         self.bounds, self.structure = bounds, structure
-        senders, receivers, shifts = self._pairs(structure.positions, structure.cell.array, 6.0)
-        radii = covalent_radii[structure.numbers]
-        vectors = structure.positions[senders] + shifts @ structure.cell.array - structure.positions[receivers]
-        lengths = np.linalg.norm(vectors, axis=1)
-        bonded = lengths < BOND_FACTOR * (radii[senders] + radii[receivers])
-        self.bonds = senders[bonded], receivers[bonded], shifts[bonded], lengths[bonded]
-
-    def _pairs(self, positions: np.ndarray, cell: np.ndarray, cutoff: float) -> tuple[np.ndarray, ...]:
-        senders, receivers, shifts = neighbor_list(positions, cell, self.structure.pbc, cutoff)
-        return senders[::2], receivers[::2], shifts[::2]
+        radii, start = covalent_radii[structure.numbers], (structure.positions, structure.cell.array)
+        pairs = Pairs.within(2 * BOND_FACTOR * radii.max(), *start, structure.pbc)
+        bonded = pairs.lengths(*start) < BOND_FACTOR * (radii[pairs.senders] + radii[pairs.receivers])
+        self.bonds = Pairs(*(each[bonded] for each in pairs))
+        self.bond_lengths = self.bonds.lengths(*start)
 
     def __call__(self, frame: Frame) -> str:
         """Why this frame, of one replica, is out of bounds; empty if it is not.
@@ -95,38 +108,23 @@ class Watch:
         Args:
             frame: host arrays without leading axes.
         """
-        if not all(np.isfinite(each).all() for each in (frame.positions, frame.kinetic_energy)):
+        bounds, place = self.bounds, (np.asarray(frame.positions), np.asarray(frame.cell))
+        if not all(np.isfinite(each).all() for each in (*place, frame.kinetic_energy)):
             return "positions or velocities are not finite"
-        bounds = self.bounds
         std = float(np.nanmax(frame.estimate.forces_std, initial=0.0))
         if bounds.forces_std is not None and std > bounds.forces_std:
             return f"the std of a force is {std:.3g} eV/Å, above {bounds.forces_std:g}"
         if bounds.kelvin is not None and frame.kelvin > bounds.kelvin:
             return f"the temperature is {float(frame.kelvin):.0f} K, above {bounds.kelvin:g}"
         if bounds.closest is not None:
-            closest = self._closest(frame, bounds.closest)
-            if closest is not None:
-                return closest
+            near = Pairs.within(bounds.closest, *place, self.structure.pbc)
+            lengths = near.lengths(*place)
+            if len(lengths):
+                name = near.name(int(lengths.argmin()), self.structure)
+                return f"{name} are {lengths.min():.3g} Å apart, below {bounds.closest:g}"
         if bounds.stretch is not None:
-            senders, receivers, shifts, lengths = self.bonds
-            vectors = frame.positions[senders] + shifts @ frame.cell - frame.positions[receivers]
-            stretch = np.linalg.norm(vectors, axis=1) / lengths
-            if len(stretch) and stretch.max() > bounds.stretch:
-                k = int(stretch.argmax())
-                names = [f"{self.structure.symbols[i]}{i}" for i in (senders[k], receivers[k])]
-                return (
-                    f"the bond of {' and '.join(names)} is {stretch[k]:.2f} times its length, above {bounds.stretch:g}"
-                )
+            stretch = self.bonds.lengths(*place) / self.bond_lengths
+            if stretch.max(initial=0.0) > bounds.stretch:
+                name = self.bonds.name(int(stretch.argmax()), self.structure)
+                return f"the bond of {name} is {stretch.max():.2f} times its length, above {bounds.stretch:g}"
         return ""
-
-    def _closest(self, frame: Frame, bound: float) -> str | None:
-        senders, receivers, shifts = self._pairs(
-            np.asarray(frame.positions, np.float64), np.asarray(frame.cell, np.float64), bound
-        )
-        if len(senders) == 0:
-            return None
-        vectors = frame.positions[senders] + shifts @ frame.cell - frame.positions[receivers]
-        lengths = np.linalg.norm(vectors, axis=1)
-        k = int(lengths.argmin())
-        names = [f"{self.structure.symbols[i]}{i}" for i in (senders[k], receivers[k])]
-        return f"{' and '.join(names)} are {lengths[k]:.3g} Å apart, below {bound:g}"

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import solve_triangular
 
-from bnn_jax.atoms.geometry import check_geometry
+from bnn_jax.atoms.geometry import check_geometry, plane_spacings
 from bnn_jax.atoms.neighbors import neighbor_list
 from bnn_jax.rigidity.rigidity import Hessian
 from bnn_jax.types import InputError
@@ -267,7 +267,7 @@ def _around(atoms: ase.Atoms, index: int, reach: float) -> tuple[Int[np.ndarray,
 def _repeats(crystal: ase.Atoms, radius: float, close_contact: float) -> Iterator[tuple[int, ...]]:
     """Numbers of cells along each lattice vector, fewest cells first; among the last is room for both spheres."""
     lengths = crystal.cell.lengths()
-    spacings = 1 / np.linalg.norm(np.linalg.inv(crystal.cell.array), axis=0)
+    spacings = plane_spacings(crystal.cell.array)
     most = np.ceil(2 * (2 * radius + close_contact + lengths.sum()) / spacings).astype(int)
     least = np.maximum(1, np.ceil((2 * radius - SURFACE) / lengths)).astype(int)
     # Two sets of spheres on one lattice, none overlapping, fill at most the share of close packing: pi / sqrt(18).

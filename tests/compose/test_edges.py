@@ -72,6 +72,21 @@ def test_no_pair_within_the_cutoff_is_missing_until_edges_are_stale(atoms):
     assert 0 < num_stale < 12 or len(atoms) == 1
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_cell_that_is_squeezed_misses_no_pair():
+    """With its atoms, as a barostat does: pairs across several cells come nearer by more than any that is listed."""
+    positions, cell, pbc = arguments(systems.silicon())
+    search = build_search(positions, cell, pbc, 4.3, skin=0.5, headroom=2.0)
+    found = search.find(positions, cell)
+    num_fresh = 0
+    for factor in np.linspace(1.0, 0.8, 41):
+        needed = pairs_of(*neighbor_list(factor * positions, factor * cell, pbc, 4.3))
+        is_stale = bool(search.is_stale(factor * positions, factor * cell, found))
+        num_fresh += not is_stale
+        assert is_stale or needed <= pairs_of(found.senders, found.receivers, found.shifts)
+    assert 2 < num_fresh < 41
+
+
 def test_replicas_are_searched_again_together():
     positions, cell, pbc = arguments(systems.ethanol())
     search = build_search(positions, cell, pbc, 4.0, skin=0.4)

@@ -9,9 +9,10 @@ import systems
 
 from bnn_jax import InputError
 from bnn_jax.compose import energy_fn, forces_fn, neighbor_fn
-from bnn_jax.dynamics.motion import FEMTOSECOND, build_motion
+from bnn_jax.dynamics.integrators import FEMTOSECOND
+from bnn_jax.dynamics.motion import build_motion
 from bnn_jax.dynamics.settings import Settings
-from bnn_jax.units import BOLTZMANN_EV_PER_KELVIN
+from bnn_jax.units import BOLTZMANN_EV_PER_KELVIN, GPA_PER_EV_PER_ANGSTROM3
 from tests.dynamics.springs import springs
 
 WATER = systems.water()
@@ -92,3 +93,39 @@ def test_what_cannot_move_is_refused():
     atom = systems.isolated_atom()
     with pytest.raises(InputError, match="1 atoms have no motion of their own"):
         build_motion(springs(atom), atom, Settings(ensemble="nve"), neighbor_fn(springs(atom), atom))
+
+
+def test_volumes_of_a_gas_without_forces_have_the_law_of_its_pressure():
+    """Of N atoms whose centre of mass rests: a gamma law of shape N, in units of kT / p."""
+    gas, kelvin, number = ase.build.bulk("Ar", "fcc", a=6.0, cubic=True) * (2, 2, 2), 300.0, 32
+    unit = gas.get_volume() / number
+    settings = Settings(
+        ensemble="npt", kelvin=kelvin, timestep_fs=1.0, thermostat_fs=20.0, barostat_fs=50.0, skin=0.05,
+        pressure_gpa=kelvin * BOLTZMANN_EV_PER_KELVIN / unit * GPA_PER_EV_PER_ANGSTROM3,
+    )  # fmt: skip
+    _, motion, replicas = motion_of(gas, settings, replicas=16, stiffness=(0.0,), cutoff=4.3)
+    replicas, _ = motion.advance(replicas, 50, 20)
+    replicas, frames = motion.advance(replicas, 300, 20)
+    assert not replicas.overflow.any()
+    volumes = np.linalg.det(np.asarray(frames.cell, float)) / unit
+    means, squares = volumes.mean(axis=0), ((volumes - number) ** 2).mean(axis=0)
+    for found in (means, squares):
+        assert abs(found.mean() - number) < 4 * found.std(ddof=1) / 4  # replicas are independent
+        assert found.std(ddof=1) / 4 < 0.1 * number
+
+
+def test_a_crystal_has_the_volume_of_its_pressure():
+    """At low temperature that where minus the derivative of the energy by the volume is the pressure."""
+    crystal, options = ase.build.bulk("Ar", "fcc", a=2**0.5, cubic=True), {"stiffness": (400.0,), "cutoff": 1.3}
+    energy = jax.jit(energy_fn(springs(crystal, **options), crystal, headroom=1.0))
+    volume, scaled = 0.97 * crystal.get_volume(), crystal.get_scaled_positions()
+    high, low = (float(energy(side * scaled, side * np.eye(3))) for side in np.cbrt([volume + 0.01, volume - 0.01]))
+    settings = Settings(
+        ensemble="npt", kelvin=1.0, timestep_fs=0.2, thermostat_fs=10.0, barostat_fs=300.0, skin=0.3,
+        pressure_gpa=(low - high) / 0.02 * GPA_PER_EV_PER_ANGSTROM3,
+    )  # fmt: skip
+    _, motion, replicas = motion_of(crystal, settings, replicas=2, **options)
+    replicas, _ = motion.advance(replicas, 50, 100)
+    replicas, frames = motion.advance(replicas, 100, 20)
+    volumes = np.linalg.det(np.asarray(frames.cell, float))
+    np.testing.assert_allclose(volumes.mean(axis=0), volume, rtol=3e-3)

@@ -2,6 +2,7 @@
 
 import re
 
+import ase.build
 import ase.io
 import jax
 import numpy as np
@@ -63,6 +64,8 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         simulate(predictor, WATER, settings, **LENGTHS, out=out)
     with pytest.raises(InputError, match="has other seed; give the same"):
         simulate(predictor, WATER, settings, **LENGTHS, out=out, seed=1, resume=True)
+    with pytest.raises(InputError, match="has other samples; give the same"):
+        simulate(springs(WATER, (21.0, 30.0)), WATER, settings, **LENGTHS, out=out, resume=True)
     assert equal(simulate(predictor, WATER, settings, **LENGTHS, out=out, resume=True), whole)
     again = simulate(predictor, WATER, settings, **LENGTHS, out=out, resume=True)
     assert equal(again, whole)
@@ -96,6 +99,18 @@ def test_the_others_go_on_when_one_has_left_its_bounds():
     found = simulate(springs(resting), [resting, stretched], settings, **LENGTHS, bounds=Bounds(kelvin=1500.0))
     assert found.num_frames[0] == 30 and found.num_frames[1] < 30
     np.testing.assert_allclose(found.frames.positions[:, 0], alone.frames.positions[:, 0], atol=1e-4)
+
+
+def test_each_replica_has_the_cell_of_its_start():
+    crystal = ase.build.bulk("Ar", "fcc", a=1.6, cubic=True)
+    wide = crystal.copy()
+    wide.set_cell(1.1 * crystal.cell.array, scale_atoms=True)
+    predictor = springs(crystal)
+    found = simulate(predictor, [crystal, wide], Settings(ensemble="nve", timestep_fs=0.2, stride=5), **LENGTHS)
+    for k, start in enumerate((crystal, wide)):
+        last = found.atoms(crystal, k)[-1]
+        np.testing.assert_allclose(last.cell.array, start.cell.array, rtol=1e-6)
+        np.testing.assert_allclose(last.get_forces(), predictor.predict(last).forces, atol=2e-4)
 
 
 def test_room_for_neighbours_grows():
