@@ -13,13 +13,13 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.timing import environment
+from benchmarks.timing import environment, head, row
 from bnn_jax import Config, Dataset, fit, load
 from bnn_jax.atoms.sources import families
 from bnn_jax.calibration import calibrate
@@ -179,66 +179,65 @@ def run(
 
 def report(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: what each verdict says; every family before and after recalibration; how stds grow."""
-    return "\n\n".join((_verdicts(rows), _families(rows), _growth(rows)))
+    intervals = [f"{name}: rms z, in 90 %" for name in ("raw", *CALIBRATIONS)]
+    growths = [f"{growth}: MLL, CRPS, largest aleatoric std" for growth in ("bounded", "exponential")]
+    tables = (
+        _verdicts(rows),
+        _by_family(rows, ["structures (beyond)", "forces RMSE, meV/Å", "MLL", *intervals], _intervals),
+        _by_family(rows, ["largest error, eV/Å", *growths], _growth),
+    )
+    return "\n\n".join(tables)
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     titles = ("set", "chains x samples, steps", "minutes", "trusted", "calibrated", "reproducible", "mixed")
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for row in rows:
-        sampler = SamplerConfig(**row["config"])
-        found = {name: part["figures"] for name, part in row["parts"].items()}
+    lines = [head(*titles)]
+    for each in rows:
+        sampler = SamplerConfig(**each["config"])
+        found = {name: part["figures"] for name, part in each["parts"].items()}
         words = {
-            name: {True: "yes", False: "no", None: "unknown"}[part["holds"]] for name, part in row["parts"].items()
+            name: {True: "yes", False: "no", None: "unknown"}[part["holds"]] for name, part in each["parts"].items()
         }
         shift, factor = (found["reproducible"][f"forces_{key}_of_another_run"] for key in ("shift", "factor"))
-        cells = (
-            row["set"],
-            f"{sampler.num_chains} x {sampler.num_samples}, {total_steps(sampler):,}",
-            f"{row['seconds'] / 60:.0f}",
-            "yes" if row["trusted"] else "no",
-            f"{words['calibrated']}: rms z {found['calibrated']['forces_rms_z']:.2f}",
-            f"{words['reproducible']}: {shift:.2f} stds, factor {factor:.2f}",
-            f"{words['mixed']}: R-hat {found['mixed'].get('rhat_median', np.nan):.2f}",
+        lines.append(
+            row(
+                each["set"],
+                f"{sampler.num_chains} x {sampler.num_samples}, {total_steps(sampler):,}",
+                f"{each['seconds'] / 60:.0f}",
+                "yes" if each["trusted"] else "no",
+                f"{words['calibrated']}: rms z {found['calibrated']['forces_rms_z']:.2f}",
+                f"{words['reproducible']}: {shift:.2f} stds, factor {factor:.2f}",
+                f"{words['mixed']}: R-hat {found['mixed'].get('rhat_median', np.nan):.2f}",
+            )
         )
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _families(rows: Sequence[Mapping[str, Any]]) -> str:
-    titles = ("set", "family", "structures (beyond)", "forces RMSE, meV/Å", "MLL")
-    titles += tuple(f"{name}: rms z, in 90 %" for name in ("raw", *CALIBRATIONS))
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for row in rows:
-        for family, found in row["families"].items():
-            raw = found["raw"]
-            cells = (
-                row["set"],
-                family,
-                f"{raw['num_structures']:.0f} ({raw['num_beyond_validated']:.0f})",
-                f"{1000 * raw['forces_rmse']:.0f}",
-                f"{raw['forces_mll']:.2f}",
-                *(
-                    f"{found[kind]['forces_rms_z']:.2f}, {100 * found[kind]['forces_coverage_90']:.0f} %"
-                    for kind in ("raw", *CALIBRATIONS)
-                ),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
+def _by_family(rows: Sequence[Mapping[str, Any]], titles: Sequence[str], cells: Callable[..., Sequence[str]]) -> str:
+    """A table with a line for each set and family; ``cells`` gives what follows from their figures."""
+    lines = [head("set", "family", *titles)]
+    lines += [row(each["set"], name, *cells(found)) for each in rows for name, found in each["families"].items()]
     return "\n".join(lines)
 
 
-def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
-    titles = ("set", "family", "largest error, eV/Å")
-    titles += tuple(f"{growth}: MLL, CRPS, largest aleatoric std" for growth in ("bounded", "exponential"))
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for row in rows:
-        for family, found in row["families"].items():
-            cells = (
-                f"{each['forces_mll']:.2f}, {each['forces_crps']:.3g}, {each['largest_aleatoric_std']:.2g}"
-                for each in (found["raw"], found["exponential"])
-            )
-            lines.append(f"| {row['set']} | {family} | {found['raw']['largest_error']:.2g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _intervals(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    raw = found["raw"]
+    return [
+        f"{raw['num_structures']:.0f} ({raw['num_beyond_validated']:.0f})",
+        f"{1000 * raw['forces_rmse']:.0f}",
+        f"{raw['forces_mll']:.2f}",
+        *(
+            f"{found[kind]['forces_rms_z']:.2f}, {100 * found[kind]['forces_coverage_90']:.0f} %"
+            for kind in ("raw", *CALIBRATIONS)
+        ),
+    ]
+
+
+def _growth(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"{found['raw']['largest_error']:.2g}"] + [
+        f"{each['forces_mll']:.2f}, {each['forces_crps']:.3g}, {each['largest_aleatoric_std']:.2g}"
+        for each in (found["raw"], found["exponential"])
+    ]
 
 
 def main() -> None:
@@ -254,8 +253,8 @@ def main() -> None:
     for name in options.sets:
         file = options.out / f"{name}.json"
         if not file.exists():
-            row = run(name, options.data, options.out, options.minutes, options.until, options.seed)
-            write_text_atomic(file, json.dumps(row))
+            found = run(name, options.data, options.out, options.minutes, options.until, options.seed)
+            write_text_atomic(file, json.dumps(found))
         print(f"{name}: {json.loads(file.read_text())['sentence']}", flush=True)
     print("\n" + report([json.loads((options.out / f"{name}.json").read_text()) for name in options.sets]))
     print("\n" + environment())

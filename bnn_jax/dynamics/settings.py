@@ -35,8 +35,8 @@ class Settings:
 
     ensemble: EnsembleName = "langevin"
     """``nve``; ``langevin`` (BAOAB) and ``nose-hoover`` (a chain) at constant volume and temperature; ``npt``: such
-    chains on atoms and on the volume of a periodic cell, whose shape stays. The volume of a stiff solid swings many times
-    faster than ``barostat_fs`` and takes many such periods to get its temperature."""
+    chains on atoms and on the volume of a periodic cell, whose shape stays. The volume of a stiff solid swings many
+    times faster than ``barostat_fs`` says, and takes many such periods to get its temperature."""
     kelvin: float = positive(300.0, 1e5)
     """Temperature; of ``nve`` that of the initial velocities."""
     timestep_fs: float = positive(0.5, 100)
