@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnn_jax import compose as compose
+    from bnn_jax import dynamics as dynamics
+    from bnn_jax import properties as properties
     from bnn_jax import rigidity as rigidity
     from bnn_jax import sampling as sampling
     from bnn_jax.api import fit as fit
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bnn_jax.methods import log_posterior as log_posterior
     from bnn_jax.model import nequip as nequip
     from bnn_jax.predict import Predictor as Predictor
+    from bnn_jax.properties import propagate as propagate
     from bnn_jax.sampling.sghmc import as_top_level_api as sghmc
     from bnn_jax.types import InputError as InputError
     from bnn_jax.types import Potential as Potential
@@ -46,10 +49,11 @@ _HOMES = {
     "load_exported": "export",
     "log_posterior": "methods",
     "nequip": "model",
+    "propagate": "properties",
     "sghmc": "sampling.sghmc:as_top_level_api",
 }
 
-_ROOMS = ("compose", "rigidity", "sampling")
+_ROOMS = ("compose", "dynamics", "properties", "rigidity", "sampling")
 
 __all__ = [
     "BNNCalculator",
@@ -62,6 +66,7 @@ __all__ = [
     "Predictive",
     "Predictor",
     "compose",
+    "dynamics",
     "evaluate",
     "fit",
     "graph",
@@ -69,6 +74,8 @@ __all__ = [
     "load_exported",
     "log_posterior",
     "nequip",
+    "propagate",
+    "properties",
     "rigidity",
     "sampling",
     "sghmc",

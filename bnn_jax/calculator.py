@@ -49,6 +49,7 @@ class BNNCalculator(Calculator):
         posterior: from :func:`bnn_jax.fit`, :meth:`bnn_jax.Posterior.load` or :func:`bnn_jax.load_exported`.
         forces_std_threshold: warn (:class:`UncertainForcesWarning`) when a component of ``forces_std`` is larger, in
             eV/Angstrom; None never warns.
+        sizes: that calculators of one system share, so that they compile once.
 
     Example:
         >>> import bnn_jax
@@ -74,13 +75,19 @@ class BNNCalculator(Calculator):
         "beyond_validated",
     ]
 
-    def __init__(self, posterior: Posterior | Predictor, *, forces_std_threshold: float | None = None):
+    def __init__(
+        self,
+        posterior: Posterior | Predictor,
+        *,
+        forces_std_threshold: float | None = None,
+        sizes: GrowingSizes | None = None,
+    ):
         super().__init__()
         if posterior.verdict is not None and not posterior.verdict.is_trusted:
             warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
         self.predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
         self.forces_std_threshold = forces_std_threshold
-        self._sizes = GrowingSizes()
+        self._sizes = GrowingSizes() if sizes is None else sizes
         self._was_beyond = False
 
     def calculate(

@@ -1,9 +1,9 @@
 """From stacked parameters to predictions of every sample: spread over devices, some at a time on each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from bnn_jax.calibration import Calibration
 from bnn_jax.devices import sample_mesh
 from bnn_jax.memory import available_memory, peak_bytes, require_memory
 from bnn_jax.predictive import combine
-from bnn_jax.types import AtomGraph, Params, PickledByFields, Prediction, Predictive, Verdict
+from bnn_jax.types import AtomGraph, InputError, Params, PickledByFields, Prediction, Predictive, Verdict
 from bnn_jax.validated import ValidatedRange
 
 # Edges that one call works on: enough to keep two cores busy, few enough to stay in their caches.
@@ -224,6 +224,20 @@ class Predictor(PickledByFields):
 
     def __repr__(self) -> str:
         return f"<Predictor: {described(self.samples, self.statistics, self.verdict)}>"
+
+    def of_sample(self, number: int) -> Self:
+        """The predictor of one sample, which nobody has judged or calibrated.
+
+        Args:
+            number: of the sample, from 0.
+
+        Raises:
+            InputError: there is no such sample.
+        """
+        if not 0 <= number < self.num_samples:
+            raise InputError(f"There is no sample {number}; there are {self.num_samples}, counted from 0.")
+        samples = jax.tree.map(lambda leaf: leaf[number : number + 1], self.samples)
+        return replace(self, samples=samples, verdict=None, calibration=None, validated=None)
 
     def predict(self, structures: Structures, sizes: GrowingSizes | None = None) -> Predictive:
         """The posterior predictive of structures; see :class:`bnn_jax.types.Predictive` for units and shapes.

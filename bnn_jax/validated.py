@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bnn_jax.atoms.environments import Environments
+from bnn_jax.atoms.graph import AnyArray
 from bnn_jax.types import InputError, Predictive
 
 MARGIN = 0.05
@@ -47,7 +48,7 @@ class EnvironmentRange(NamedTuple):
         fewest, most = (tuple(int(reduce(counts[which])) for which in of_species) for reduce in (np.min, np.max))
         return cls(rows(np.min), rows(np.max), fewest, most)
 
-    def beyond(self, found: Environments) -> Bool[np.ndarray, " atom"]:
+    def beyond(self, found: Environments) -> Bool[AnyArray, " atom"]:
         """Which atoms have neighbours that are nearer or further, or are fewer or more, than any of their element had.
 
         Args:
@@ -102,11 +103,11 @@ class ValidatedRange(NamedTuple):
 
     def beyond(
         self,
-        scores: Float[np.ndarray, "atom 3"],
+        scores: Float[AnyArray, "atom 3"],
         numbers: Int[np.ndarray, " atom"],
         found: Environments | None = None,
-    ) -> Bool[np.ndarray, " atom"]:
-        """Which atoms are beyond the range; a score that is not a number is.
+    ) -> Bool[AnyArray, " atom"]:
+        """Which atoms are beyond the range; a score that is not a number is. On the host, or in compiled functions.
 
         Args:
             scores: :attr:`Predictive.forces_score` of a predictive that was not calibrated.

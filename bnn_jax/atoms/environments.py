@@ -2,20 +2,22 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from bnn_jax.atoms.graph import PackedData
+from bnn_jax.atoms.graph import AnyArray, PackedData, pair_mask, pair_vectors
+from bnn_jax.types import AtomGraph
 
 
 class Environments(NamedTuple):
-    """Of the atoms of packed structures, as host arrays."""
+    """Of atoms, as host arrays or, from :func:`surroundings`, in part on the device."""
 
     species: Int[np.ndarray, " atom"]
     """Index into the ascending species table."""
-    nearest: Float[np.ndarray, "atom species"]
+    nearest: Float[AnyArray, "atom species"]
     """Distance to the nearest neighbour of each species in Angstrom; the cutoff where there is none within it."""
-    counts: Int[np.ndarray, " atom"]
+    counts: Int[AnyArray, " atom"]
     """Neighbours within the cutoff."""
 
 
@@ -39,3 +41,23 @@ def environments(packed: PackedData, cutoff: float, num_species: int) -> Environ
     nearest = np.full((len(species), num_species), cutoff)
     np.minimum.at(nearest, (receivers, species[senders]), np.linalg.norm(vectors, axis=1))
     return Environments(species, nearest, np.bincount(receivers, minlength=len(species)))
+
+
+def surroundings(graph: AtomGraph, species: Int[np.ndarray, " atom"], cutoff: float, num_species: int) -> Environments:
+    """The same as a pure function, of one structure whose graph may have pairs beyond the cutoff.
+
+    Args:
+        graph: with the atoms first.
+        species: index into the ascending species table.
+        cutoff: in Angstrom.
+        num_species: length of the species table.
+    """
+    lengths = jnp.linalg.norm(pair_vectors(graph), axis=-1)
+    is_near = pair_mask(graph) & (lengths < cutoff)
+    lengths = jnp.where(is_near, lengths, cutoff)
+    nearest = jnp.full((len(graph.nodes["species"]), num_species), cutoff, lengths.dtype)
+    counts = jnp.zeros(len(nearest), jnp.int32)
+    for one, other in (graph.senders[::2], graph.receivers[::2]), (graph.receivers[::2], graph.senders[::2]):
+        nearest = nearest.at[one, graph.nodes["species"][other]].min(lengths)
+        counts = counts.at[one].add(is_near.astype(jnp.int32))
+    return Environments(species, nearest[: len(species)], counts[: len(species)])

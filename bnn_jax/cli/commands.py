@@ -197,6 +197,85 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Md:
+    """Molecular dynamics of replicas with the posterior's forces, and error bars along the way.
+
+    START is one structure or several of the same atoms, which the replicas start from in turn. The folder gets a file
+    of extended XYZ for each replica, with energies, forces and their stds, a picture, and checkpoints: --resume goes
+    on after a kill. A replica ends before its time where it leaves one of the bounds.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, a posterior file, or what `bnn-jax export` wrote."""
+    start: Annotated[Positional[str], arg(metavar="START")]
+    """Structures: a file, FILE@INDEX or a known name."""
+    ps: Annotated[float, arg(metavar="PS")]
+    """Length of every replica in picoseconds."""
+    out: Annotated[str, arg(metavar="DIR")] = "bnn-jax-md"
+    """Folder to make, or to continue with --resume."""
+    ensemble: Literal["langevin", "nose-hoover", "nve", "npt"] = "langevin"
+    """Constant temperature by noise or by a chain of thermostats, constant energy, or constant pressure."""
+    kelvin: Annotated[float, arg(metavar="K")] = 300.0
+    """Temperature; of nve that of the first velocities."""
+    replicas: Annotated[int, arg(metavar="N")] = 1
+    """Number of replicas that move side by side."""
+    forces: Literal["mean", "each"] = "mean"
+    """What moves the atoms: the mean force over samples, or in replica k that of sample k."""
+    timestep_fs: Annotated[float, arg(metavar="FS")] = 0.5
+    """Time step in femtoseconds."""
+    stride: Annotated[int, arg(metavar="STEPS")] = 20
+    """Steps between frames, at which stds are predicted and bounds are checked."""
+    friction_per_ps: Annotated[float, arg(metavar="RATE")] = 10.0
+    """Of langevin, in 1/ps."""
+    thermostat_fs: Annotated[float, arg(metavar="FS")] = 50.0
+    """Period of the chain of nose-hoover and npt."""
+    pressure_gpa: Annotated[float, arg(metavar="GPA")] = 0.0
+    """Of npt."""
+    barostat_fs: Annotated[float, arg(metavar="FS")] = 500.0
+    """Period of the barostat of npt."""
+    max_std: Annotated[float | None, arg(metavar="EV/A", help_behavior_hint=QUIET)] = None
+    """Bound: largest std of a force component, in eV/Angstrom."""
+    closest: Annotated[float | None, arg(metavar="A", help_behavior_hint=QUIET)] = None
+    """Bound: smallest distance between two atoms, in Angstrom."""
+    max_stretch: Annotated[float | None, arg(metavar="FACTOR", help_behavior_hint=QUIET)] = None
+    """Bound: largest length of a bond of START, in units of its length there."""
+    max_kelvin: Annotated[float | None, arg(metavar="K", help_behavior_hint=QUIET)] = None
+    """Bound: largest kinetic temperature of a frame."""
+    within_validated: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Bound: no atom may go where no label could check the error bars."""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """Of velocities and noise."""
+    resume: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Go on with the simulation in DIR, given the same options, as if it had not stopped."""
+
+
+@dataclass(frozen=True)
+class Neb:
+    """The lowest path from one minimum to another, and its barrier with an error bar.
+
+    A climbing nudged elastic band with the mean force; all samples are evaluated along it. OUT gets the images with
+    energies, forces and their stds; a picture with the band goes beside it.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, a posterior file, or what `bnn-jax export` wrote."""
+    start: Annotated[Positional[str], arg(metavar="A")]
+    """One end: a file with one structure, or FILE@INDEX; it is relaxed first."""
+    end: Annotated[Positional[str], arg(metavar="B")]
+    """The other end, of the same atoms in the same order."""
+    out: Annotated[str, arg(metavar="OUT")] = "neb.xyz"
+    """Extended XYZ file to write; the picture has its name with .png."""
+    images: Annotated[int, arg(metavar="N")] = 7
+    """Images between the ends."""
+    max_force: Annotated[float, arg(metavar="EV/A")] = 0.02
+    """Force across the path that may be left, in eV/Angstrom."""
+    each: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """A path of its own, with relaxed ends, for every sample."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT and the picture if they exist."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Fit every uncertainty method on the same data with the same budget, and show which to trust.
 
@@ -282,6 +361,8 @@ Command = (
     | Annotated[Calibrate, subcommand("calibrate")]
     | Annotated[Rigidity, subcommand("rigidity")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Md, subcommand("md")]
+    | Annotated[Neb, subcommand("neb")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Data, subcommand("data")]

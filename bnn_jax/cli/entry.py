@@ -13,7 +13,20 @@ from typing import Any, NoReturn
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
-from bnn_jax.cli.commands import Calibrate, Command, Compare, Data, Demo, Evaluate, Export, Fit, Predict, Rigidity
+from bnn_jax.cli.commands import (
+    Calibrate,
+    Command,
+    Compare,
+    Data,
+    Demo,
+    Evaluate,
+    Export,
+    Fit,
+    Md,
+    Neb,
+    Predict,
+    Rigidity,
+)
 from bnn_jax.supported import UnsupportedJaxError, check_jax
 
 USER_ERROR, DIVERGED, LOST, INTERRUPTED = 2, 3, 4, 130
@@ -24,6 +37,8 @@ _RUNNERS = {
     Rigidity: "rigidity",
     Calibrate: "calibrate",
     Export: "export",
+    Md: "md",
+    Neb: "neb",
     Compare: "compare",
     Demo: "demo",
     Data: "data",
@@ -140,6 +155,7 @@ def _execute(command: Command) -> int:
     hint = {
         Fit: "; continue the run with --resume",
         Demo: "; the same command continues",
+        Md: "; continue the simulation with --resume",
         Compare: "; the same command continues",
     }.get(type(command), "")
     try:

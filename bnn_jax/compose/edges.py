@@ -16,6 +16,8 @@ from bnn_jax.types import AtomGraph, InputError
 
 MAX_CANDIDATES = 2**28
 """Pairs of atoms and images that a search looks at, a gigabyte of distances."""
+ROUNDING = 1e-5
+"""Relative error of a cell's width in single precision, and more: so near the cutoff a missing pair has no effect."""
 
 
 class Edges(NamedTuple):
@@ -76,7 +78,7 @@ def build_search(
         pbc: which lattice directions are periodic.
         cutoff: in Angstrom.
         skin: so much further pairs are found, in Angstrom: the wider, the rarer the searches and the more pairs.
-        headroom: share of pairs to keep free, of those of the structure given.
+        headroom: share of pairs to keep free, of those of the structure given; by as much its cell may get denser.
 
     Raises:
         InputError: the structure is too large for a search among all pairs of atoms.
@@ -84,8 +86,10 @@ def build_search(
     reach = cutoff + skin
     # Directions without periods get some vector, so that fractional coordinates exist; nothing depends on it.
     complement = np.where(np.any(cell, axis=1)[:, None], 0.0, ase.geometry.complete_cell(cell) - cell)
-    widths = plane_spacings(cell + complement)
-    has_one_image = has_nearest_images(cell, pbc, reach)
+    # Room for more pairs is room for a smaller cell too: as dense as the arrays would hold.
+    squeeze = (1 + headroom) ** (-1 / 3)
+    widths = squeeze * plane_spacings(cell + complement)
+    has_one_image = has_nearest_images(squeeze * cell, pbc, reach)
     most = np.where(pbc & (not has_one_image), np.ceil(reach / widths), 0).astype(int)
     images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
     # An atom and its own images: one of each two that are opposite, and never the atom itself, which is the middle one.
@@ -124,7 +128,7 @@ def build_search(
 
         new_widths = 1 / jnp.linalg.norm(jnp.linalg.inv(cell + complement), axis=0)
         needed = 2 * reach if has_one_image else reach / np.maximum(most, 1)
-        is_narrow = jnp.any((new_widths < needed) & pbc)
+        is_narrow = jnp.any((new_widths < (1 - ROUNDING) * needed) & pbc)
         num_pairs = jnp.sum(near, dtype=jnp.int32)
         return Edges(
             senders=chosen(jnp.asarray(first)[pair], len(positions)),

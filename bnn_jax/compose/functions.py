@@ -8,22 +8,22 @@ Energies are above the sum of the atomic shifts (``Statistics.shifts``): in sing
 thousands of eV would have no digits left for what changes.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from bnn_jax.atoms.environments import surroundings
 from bnn_jax.atoms.graph import AnyArray, species_index
 from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.atoms.statistics import LABELS
 from bnn_jax.compose.edges import Edges, Search, build_search, graph_of
 from bnn_jax.export import Program
 from bnn_jax.predict import Predictor, without_padding
-from bnn_jax.types import InputError, Params, Prediction
+from bnn_jax.types import AtomGraph, InputError, Params, Prediction
 
 Which = str | int
 """``mean`` over samples, ``all`` of them along a leading axis, or the number of one."""
@@ -45,6 +45,8 @@ class Estimate(NamedTuple):
     """Mean, in eV/Angstrom^3; None without a cell."""
     stress_std: Float[Array, "3 3"] | None
     """Spread over samples; the model has no aleatoric stress."""
+    beyond_validated: Bool[Array, " atom"] | None
+    """Which lie beyond the range in which labels could check the error bars; None without such a range."""
 
 
 def neighbor_fn(predictor: Predictor, structure: Structures, skin: float = 0.5, headroom: float = 0.25) -> Search:
@@ -77,24 +79,39 @@ def samples_fn(predictor: Predictor, structure: Structures, headroom: float = 0.
     Raises:
         InputError: there is not just one structure, it holds an element that was not in training, or it is too large.
     """
-    start, own_cell, pbc, species = parts_of(predictor, structure)
-    is_periodic = bool(pbc.any())
-    search = build_search(start, own_cell, pbc, predictor.cutoff, headroom=headroom)
-    has_one_dtype = isinstance(predictor.apply_samples, Program)
+    graph_at = _graph_fn(predictor, structure, headroom)
 
     def predict(
         positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None, samples: Params | None = None
     ) -> Prediction:
         samples = predictor.samples if samples is None else samples
-        dtype = jax.tree.leaves(samples)[0].dtype if has_one_dtype else jnp.result_type(positions, float)
-        samples = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), samples)
+        return _prediction(predictor, samples, graph_at(positions, cell, edges))
+
+    return predict
+
+
+def _graph_fn(predictor: Predictor, structure: Structures, headroom: float) -> Callable[..., AtomGraph]:
+    """``fn(positions, cell=None, edges=None)``: the graph, in the precision to predict in."""
+    start, own_cell, pbc, species = parts_of(predictor, structure)
+    is_periodic = bool(pbc.any())
+    search = build_search(start, own_cell, pbc, predictor.cutoff, headroom=headroom)
+    has_one_dtype = isinstance(predictor.apply_samples, Program)
+
+    def graph_at(positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None) -> AtomGraph:
+        own_dtype = jax.tree.leaves(predictor.samples)[0].dtype
+        dtype = own_dtype if has_one_dtype else jnp.result_type(positions, float)
         positions, cell = jnp.asarray(positions, dtype), jnp.asarray(own_cell if cell is None else cell, dtype)
         if edges is None:
             edges = search.find(*jax.lax.stop_gradient((positions, cell)))
-        graph = graph_of(species, positions, cell if is_periodic else None, edges)
-        return without_padding(predictor.apply_samples(samples, graph), 1, len(species))
+        return graph_of(species, positions, cell if is_periodic else None, edges)
 
-    return predict
+    return graph_at
+
+
+def _prediction(predictor: Predictor, samples: Params, graph: AtomGraph) -> Prediction:
+    dtype, num_atoms = graph.nodes["positions"].dtype, len(graph.nodes["positions"]) - 1
+    samples = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), samples)
+    return without_padding(predictor.apply_samples(samples, graph), 1, num_atoms)
 
 
 def energy_fn(predictor: Predictor, structure: Structures, samples: Which = "mean", headroom: float = 0.25) -> SystemFn:
@@ -133,38 +150,54 @@ def predict_fn(predictor: Predictor, structure: Structures, headroom: float = 0.
         structure: one.
         headroom: of pairs.
     """
-    predict = samples_fn(predictor, structure, headroom)
+    graph_at = _graph_fn(predictor, structure, headroom)
+    _, _, _, species = parts_of(predictor, structure)
+    known, validated = np.array(predictor.statistics.species), predictor.validated
+    numbers, num_species = known[species], len(known)
 
     def estimate(positions: AnyArray, cell: AnyArray | None = None, edges: Edges | None = None) -> Estimate:
-        return moments_of(predictor, predict(positions, cell, edges))
+        graph = graph_at(positions, cell, edges)
+        prediction = _prediction(predictor, predictor.samples, graph)
+        found = _moments(prediction, predictor.statistics.labels)
+        if validated is None:
+            return found
+        around = surroundings(graph, species, predictor.cutoff, num_species)
+        return found._replace(beyond_validated=validated.beyond(_forces_score(prediction, found), numbers, around))
 
     return estimate
 
 
-def moments_of(predictor: Predictor, prediction: Prediction) -> Estimate:
+def _moments(prediction: Prediction, labels: Sequence[str]) -> Estimate:
     """Mean and total std over the samples of one system, as :func:`bnn_jax.predictive.combine` has them.
 
-    Args:
-        predictor: what no label of its training set has taught is NaN.
-        prediction: of every sample, without padding.
+    What no label of the training set has taught is NaN.
     """
-    has_energy, has_forces = (label in predictor.statistics.labels for label in LABELS)
-
-    def total(values: Array, aleatoric: Array, own: Array | None) -> Array:
-        variance = jnp.mean(aleatoric**2, axis=0) + _spread(values) ** 2
-        return jnp.sqrt(variance if own is None else variance + jnp.mean(own**2, axis=0))
-
-    energy_std = total(prediction.energy, prediction.energy_std, prediction.energy_std_epistemic)[0]
-    forces_std = total(prediction.forces, prediction.forces_std[..., None], prediction.forces_std_epistemic)
+    has_energy, has_forces = (label in labels for label in LABELS)
+    energy_variance = _variance(prediction.energy, prediction.energy_std, prediction.energy_std_epistemic)[0]
+    forces_variance = _variance(prediction.forces, prediction.forces_std[..., None], prediction.forces_std_epistemic)
     stress = prediction.stress
     return Estimate(
         energy=prediction.energy.mean(axis=0)[0],
-        energy_std=energy_std if has_energy else jnp.full_like(energy_std, jnp.nan),
+        energy_std=jnp.sqrt(energy_variance) if has_energy else jnp.full_like(energy_variance, jnp.nan),
         forces=prediction.forces.mean(axis=0),
-        forces_std=forces_std if has_forces else jnp.full_like(forces_std, jnp.nan),
+        forces_std=jnp.sqrt(forces_variance) if has_forces else jnp.full_like(forces_variance, jnp.nan),
         stress=None if stress is None else stress.mean(axis=0)[0],
         stress_std=None if stress is None else _spread(stress)[0],
+        beyond_validated=None,
     )
+
+
+def _variance(values: Array, aleatoric: Array | float, own: Array | None) -> Array:
+    variance = jnp.mean(jnp.square(aleatoric), axis=0) + _spread(values) ** 2
+    return variance if own is None else variance + jnp.mean(own**2, axis=0)
+
+
+def _forces_score(prediction: Prediction, found: Estimate) -> Float[Array, "atom 3"]:
+    """As :attr:`bnn_jax.types.Predictive.forces_score` has it."""
+    if prediction.score is not None:
+        return jnp.broadcast_to(prediction.score.mean(axis=0)[:, None], found.forces.shape)
+    epistemic = jnp.sqrt(_variance(prediction.forces, jnp.zeros((1, 1)), prediction.forces_std_epistemic))
+    return jnp.where(jnp.isnan(found.forces_std), epistemic, found.forces_std)
 
 
 def _spread(values: Float[Array, " sample *shape"]) -> Float[Array, " *shape"]:
@@ -175,10 +208,7 @@ def _chosen(
     predictor: Predictor, structure: Structures, samples: Which, headroom: float, field: Callable[[Prediction], Array]
 ) -> SystemFn:
     if isinstance(samples, int):
-        if not 0 <= samples < predictor.num_samples:
-            raise InputError(f"There is no sample {samples}; there are {predictor.num_samples}, counted from 0.")
-        one = jax.tree.map(lambda leaf: leaf[samples : samples + 1], predictor.samples)
-        predictor = dataclasses.replace(predictor, samples=one)
+        predictor = predictor.of_sample(samples)
     elif samples not in ("mean", "all"):
         raise InputError(f"samples is {samples!r:.40}; give 'mean', 'all' or the number of one.")
     predict = samples_fn(predictor, structure, headroom)

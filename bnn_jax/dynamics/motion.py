@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bnn_jax.compose import Edges, Estimate, Search, samples_fn
-from bnn_jax.compose.functions import moments_of
+from bnn_jax.compose import Edges, Estimate, Search, predict_fn, samples_fn
 from bnn_jax.dynamics.integrators import FEMTOSECOND, build_integrator
 from bnn_jax.dynamics.settings import Settings
 from bnn_jax.predict import Predictor
@@ -77,7 +76,7 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
     Raises:
         InputError: jax-md is not installed, or the ensemble does not fit the structure.
     """
-    predict = samples_fn(predictor, structure)
+    predict, estimate_at = samples_fn(predictor, structure), predict_fn(predictor, structure)
     integrator = build_integrator(predict, structure, settings)
     has_own = settings.forces == "each"
     each = functools.partial(_over_replicas, axis_of_samples=0 if has_own else None)
@@ -110,7 +109,7 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
 
     def frame(state: Any, start: Array, edges: Edges, samples: Params | None) -> Frame:
         positions, cell = state.position, integrator.cell(state, start)
-        estimate = moments_of(predictor, predict(positions, cell, edges))
+        estimate = estimate_at(positions, cell, edges)
         kinetic = jnp.sum(state.momentum**2 / state.mass) / 2
         return Frame(
             positions=positions,

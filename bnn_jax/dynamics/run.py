@@ -71,7 +71,8 @@ def simulate(
         The frames; the start is not among them.
 
     Raises:
-        InputError: jax-md is not installed, the structures or settings cannot be used, or ``out`` holds something else.
+        InputError: jax-md is not installed, the structures, settings or bounds cannot be used, or ``out`` holds
+            something else.
     """
     settings, bounds = settings or Settings(), bounds or Bounds()
     predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
@@ -80,6 +81,10 @@ def simulate(
     _check_alike(structures)
     if num_replicas < 1:
         raise InputError(f"num_replicas is {num_replicas}; it must be at least 1.")
+    if bounds.validated and predictor.validated is None:
+        raise InputError(
+            "The posterior has no validated range to stay in; fit with a validation set, or drop that bound."
+        )
     schedule = _schedule(picoseconds, settings)
     described = {
         "settings": dataclasses.asdict(settings),

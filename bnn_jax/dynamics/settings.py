@@ -22,10 +22,12 @@ class Bounds:
     """Largest length of a bond of the start, in units of its length there."""
     kelvin: float | None = None
     """Largest kinetic temperature of a frame."""
+    validated: bool = False
+    """An atom may not go beyond the range in which labels could check the error bars."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value is not None and not 0 < value < float("inf"):
+            if not isinstance(value, bool | None) and not 0 < value < float("inf"):
                 raise InputError(f"The bound {name} is {value}; it must be positive.")
 
 

@@ -45,6 +45,8 @@ class Trajectory(NamedTuple):
             estimate = frame.estimate
             atoms.calc = SinglePointCalculator(atoms, energy=float(estimate.energy), forces=estimate.forces)
             atoms.arrays["forces_std"] = np.asarray(estimate.forces_std)
+            if estimate.beyond_validated is not None:
+                atoms.arrays["beyond_validated"] = np.asarray(estimate.beyond_validated)
             atoms.info |= {
                 "time_fs": float(self.times_fs[i]),
                 "energy_std": float(estimate.energy_std),
@@ -52,6 +54,22 @@ class Trajectory(NamedTuple):
             }
             found.append(atoms)
         return found
+
+    def energy_drifts(self) -> Float[np.ndarray, " replica"]:
+        """Slope of each replica's total energy over time, in eV per atom and ps; NaN of fewer than two frames.
+
+        Of ``nve`` that is an error of the integrator, or of forces that are no gradient.
+        """
+        energies = np.asarray(self.frames.potential_energy + self.frames.kinetic_energy, np.float64)
+        num_atoms = self.frames.positions.shape[-2]
+        return np.array(
+            [
+                np.polyfit(self.times_fs[:number] / 1000, energies[:number, k] / num_atoms, 1)[0]
+                if number > 1
+                else np.nan
+                for k, number in enumerate(self.num_frames)
+            ]
+        )
 
     def write(self, folder: str | Path, structure: ase.Atoms) -> list[Path]:
         """A file of extended XYZ for each replica, ``replica-00.xyz`` and so on.
@@ -108,12 +126,19 @@ class Watch:
         Args:
             frame: host arrays without leading axes.
         """
-        bounds, place = self.bounds, (np.asarray(frame.positions), np.asarray(frame.cell))
+        bounds, beyond, place = (
+            self.bounds,
+            frame.estimate.beyond_validated,
+            (np.asarray(frame.positions), np.asarray(frame.cell)),
+        )
         if not all(np.isfinite(each).all() for each in (*place, frame.kinetic_energy)):
             return "positions or velocities are not finite"
         std = float(np.nanmax(frame.estimate.forces_std, initial=0.0))
         if bounds.forces_std is not None and std > bounds.forces_std:
             return f"the std of a force is {std:.3g} eV/Å, above {bounds.forces_std:g}"
+        if bounds.validated and beyond is not None and beyond.any():
+            number = int(beyond.argmax())
+            return f"{self.structure.symbols[number]}{number} is beyond the validated range"
         if bounds.kelvin is not None and frame.kelvin > bounds.kelvin:
             return f"the temperature is {float(frame.kelvin):.0f} K, above {bounds.kelvin:g}"
         if bounds.closest is not None:

@@ -87,6 +87,22 @@ def test_a_cell_that_is_squeezed_misses_no_pair():
     assert 2 < num_fresh < 41
 
 
+@pytest.mark.parametrize("skin", [0.0, 0.4])
+def test_a_cell_as_wide_as_the_reach_is_no_matter_of_rounding(skin):
+    """Turned cells whose widths are just the reach, half of it, or twice: too many pairs at most, never too narrow."""
+    for factor in 0.5, 1.0, 2.0:
+        crystal = ase.build.bulk("Ar", "fcc", a=factor * (3.0 + skin), cubic=True)
+        for angle in range(0, 90, 7):
+            crystal.rotate(angle, (1, 2, 3), rotate_cell=True)
+            positions, cell, pbc = arguments(crystal)
+            search = build_search(positions, cell, pbc, 3.0, skin, headroom=0.3)
+            place = jnp.asarray(positions, jnp.float32), jnp.asarray(cell, jnp.float32)
+            for squeeze in 1.0, 0.93:
+                found = search.find(*(squeeze * each for each in place))
+                assert not found.overflow or found.num_pairs > len(found.senders)
+        assert search.find(*(0.7 * each for each in place)).overflow
+
+
 def test_replicas_are_searched_again_together():
     positions, cell, pbc = arguments(systems.ethanol())
     search = build_search(positions, cell, pbc, 4.0, skin=0.4)
@@ -108,9 +124,9 @@ def test_what_the_arrays_cannot_hold_overflows_and_predicts_nan():
         assert found.overflow
         graph = graph_of(np.zeros(8, int), jnp.asarray(positions), jnp.asarray(cell), found)
         assert np.isnan(graph.nodes["positions"]).any()
-    wide = ase.build.bulk("Cu", cubic=True) * (3, 3, 3)
+    wide = ase.Atoms("Cu2", [[0, 0, 0], [2.5, 0, 0]], cell=[10.8] * 3, pbc=True)
     positions, cell, pbc = arguments(wide)
-    search = build_search(positions, cell, pbc, 5.0, headroom=20.0)
+    search = build_search(positions, cell, pbc, 5.0, headroom=0.2)
     assert not search.find(positions, cell).overflow
     assert search.find(0.9 * positions, 0.9 * cell).overflow  # narrower than twice the cutoff
 

@@ -1,5 +1,7 @@
 """Functions of positions give what the posterior predicts, in every combination of JAX's transformations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,12 @@ import pytest
 import systems
 from posteriors import molecular_posterior, random_posterior
 
+import bnn_jax
 from bnn_jax import InputError, load_exported
+from bnn_jax.atoms import pack
+from bnn_jax.atoms.environments import environments
 from bnn_jax.compose import energy_fn, forces_fn, neighbor_fn, predict_fn
+from bnn_jax.validated import EnvironmentRange, ValidatedRange
 
 CRYSTAL, MOLECULE = systems.triclinic_crystal(), systems.ethanol()
 CRYSTAL.rattle(0.1, seed=2)
@@ -47,6 +53,34 @@ def test_they_are_what_the_posterior_predicts(case):
         np.testing.assert_allclose(found.stress_std, expected.stress_std_epistemic[0], rtol=1e-4, atol=1e-6)
     else:
         assert found.stress is None and found.stress_std is None
+
+
+@pytest.mark.parametrize("atoms", [MOLECULE, CRYSTAL], ids=["molecule", "crystal"])
+def test_what_is_beyond_the_validated_range(atoms):
+    """The same atoms as on the host, by their stds and by their neighbours, whatever skin the edges have."""
+    posterior = random_posterior(labelled := systems.labelled_series(atoms, 6))
+    data = bnn_jax.Dataset.from_atoms(labelled)
+    packed = pack(data, posterior.predictor.cutoff, posterior.statistics.species, posterior.statistics.shifts)
+    around = environments(packed, posterior.predictor.cutoff, len(posterior.statistics.species))
+    is_labelled = np.ones(len(data.numbers), bool)
+    found = [ValidatedRange.of(posterior.predict(data), data.numbers, is_labelled, EnvironmentRange.of([around]))]
+    found.append(found[0]._replace(environments=None))
+    search = neighbor_fn(posterior.predictor, atoms, skin=0.6, headroom=1.0)
+    shares = []
+    for validated in found:
+        predictor = dataclasses.replace(posterior.predictor, validated=validated)
+        estimate = jax.jit(predict_fn(predictor, atoms, headroom=1.0))
+        for noise in 0.0, 0.1, 0.2, 0.4:
+            moved = atoms.copy()
+            moved.positions += noise * np.random.default_rng(1).normal(size=moved.positions.shape)
+            expected = predictor.predict(moved).beyond_validated
+            place = moved.positions, moved.cell.array
+            assert expected is not None
+            np.testing.assert_array_equal(estimate(place[0]).beyond_validated, expected)
+            edges = search.find(*(jnp.asarray(each, jnp.float32) for each in place))
+            np.testing.assert_array_equal(estimate(*place, edges).beyond_validated, expected)
+            shares.append(expected.mean())
+    assert min(shares) < 0.3 and max(shares) > 0.5  # both answers are given
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,5 +1,6 @@
 """Simulations end where they should, leave what they found, and go on after a kill as if nothing had been."""
 
+import dataclasses
 import re
 
 import ase.build
@@ -8,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 import systems
+from springs import springs
 
 from bnn_jax import InputError
 from bnn_jax.dynamics import Bounds, Settings, simulate
 from bnn_jax.dynamics.run import Folder
-from tests.dynamics.springs import springs
+from bnn_jax.validated import EnvironmentRange, ValidatedRange
 
 WATER = systems.water()
 SETTINGS = Settings(ensemble="nve", kelvin=1000.0, timestep_fs=0.2, stride=5)
@@ -86,8 +88,28 @@ def test_bounds_end_a_replica_and_say_why(bounds, reason):
     assert (found.num_frames < 30).all() and (found.num_frames >= 1).all()
     for text, number in zip(found.reasons, found.num_frames, strict=True):
         assert text.startswith(f"after {number} frames ")
-
         assert re.search(reason, text)
+
+
+def test_a_replica_ends_where_no_label_has_checked(tmp_path):
+    """Bonds within five per cent of their length: a hot molecule leaves them."""
+    none_else = {"fewest": (2, 2), "most": (2, 2)}
+    lengths = ((1.52, 0.96), (0.96, 3.0))  # of H: to H, to O; of O: to H, to O, of which there is no other
+    known = EnvironmentRange(shortest=lengths, longest=lengths, **none_else)
+    validated = ValidatedRange((1, 8), (10.0, 10.0), 5, known)
+    predictor = dataclasses.replace(springs(WATER), validated=validated)
+    bounds = Bounds(validated=True)
+    found = simulate(predictor, WATER, SETTINGS, **LENGTHS, bounds=bounds, out=tmp_path / "md")
+    beyond = found.frames.estimate.beyond_validated
+    for k, text in enumerate(found.reasons):
+        assert re.fullmatch(r"after \d+ frames [HO]\d is beyond the validated range", text)
+        last = int(found.num_frames[k]) - 1
+        assert not beyond[:last, k].any() and beyond[last, k].any()
+        frames = ase.io.read(tmp_path / "md" / f"replica-{k:02d}.xyz", ":")
+        np.testing.assert_array_equal(frames[-1].arrays["beyond_validated"], beyond[last, k])
+        np.testing.assert_array_equal(predictor.predict(frames[-1]).beyond_validated, beyond[last, k])
+    with pytest.raises(InputError, match="no validated range to stay in; fit with a validation set"):
+        simulate(springs(WATER), WATER, SETTINGS, **LENGTHS, bounds=bounds)
 
 
 def test_the_others_go_on_when_one_has_left_its_bounds():

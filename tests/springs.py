@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax import Dataset
-from bnn_jax.atoms import node_mask, pair_mask, pair_vectors
+from bnn_jax.atoms import node_mask, node_structure, pair_mask, pair_vectors
 from bnn_jax.predict import Predictor
 from bnn_jax.types import AtomGraph, Params, Prediction
 
@@ -18,28 +18,38 @@ CUTOFF = 3.0
 def apply_springs(samples: Params, graph: AtomGraph, at_once: int | None = None, cutoff: float = CUTOFF) -> Prediction:
     """``energy = sum of k / 2 (r - 1)^2 (1 - r / cutoff)^2`` over pairs of neighbours, of every sample."""
     del at_once
+    structure, num_structures = node_structure(graph), len(graph.n_node)
 
-    def energies(positions, cell, stiffness):
-        moved = graph._replace(nodes=graph.nodes | {"positions": positions})
-        if cell is not None:
-            moved = moved._replace(globals={"cell": cell})
+    def energies(positions, strain, stiffness):
+        deform = jnp.eye(3) + strain
+        moved = graph._replace(
+            nodes=graph.nodes | {"positions": jnp.einsum("ai,aij->aj", positions, deform[structure])}
+        )
+        if "cell" in graph.globals:
+            moved = moved._replace(globals={"cell": graph.globals["cell"] @ deform})
         vectors = jnp.where(pair_mask(graph)[:, None], pair_vectors(moved), 1.0)
         lengths = jnp.linalg.norm(vectors, axis=1)
         inside = pair_mask(graph) & (lengths < cutoff)
         pairs = jnp.where(inside, stiffness / 2 * (lengths - 1) ** 2 * (1 - lengths / cutoff) ** 2, 0)
-        return jnp.zeros(len(positions)).at[graph.receivers[::2]].add(pairs)
+        return jnp.zeros(len(positions), positions.dtype).at[graph.receivers[::2]].add(pairs)
 
     def one(stiffness):
-        positions, cell = graph.nodes["positions"], graph.globals.get("cell")
-        total = lambda positions: energies(positions, cell, stiffness).sum()  # noqa: E731
-        atom_energies = jnp.where(node_mask(graph), energies(positions, cell, stiffness), 0)
-        zeros = jnp.zeros(len(graph.n_node)).at[0].set(atom_energies.sum())
+        positions = graph.nodes["positions"]
+        still = jnp.zeros((num_structures, 3, 3), positions.dtype)
+        total = lambda positions, strain: energies(positions, strain, stiffness).sum()  # noqa: E731
+        by_positions, by_strain = jax.grad(total, (0, 1))(positions, still)
+        atom_energies = jnp.where(node_mask(graph), energies(positions, still, stiffness), 0)
+        energy = jax.ops.segment_sum(atom_energies, structure, num_structures)
+        stress = None
+        if "cell" in graph.globals:
+            volumes = jnp.abs(jnp.linalg.det(graph.globals["cell"]))[:, None, None]
+            stress = jnp.where(volumes > 0, by_strain / jnp.where(volumes > 0, volumes, 1), 0)
         return Prediction(
-            energy=zeros,
-            forces=-jax.grad(total)(positions),
-            stress=None,
-            energy_std=0.1 * jnp.ones_like(zeros),
-            forces_std=0.2 * jnp.ones(len(positions)),
+            energy=energy,
+            forces=-by_positions,
+            stress=stress,
+            energy_std=0.1 * jnp.ones_like(energy),
+            forces_std=0.2 * jnp.ones(len(positions), positions.dtype),
             atom_energies=atom_energies,
             features=None,
         )
