@@ -76,8 +76,6 @@ def summary(found: Trajectory, settings: Settings) -> str:
         drifts = found.energy_drifts()
         lines.append(f"Drift of the total energy: {1000 * np.abs(drifts).max():.2g} meV an atom and ps at most.")
     beyond = frames.estimate.beyond_validated
-    if beyond is not None and (share := beyond.any(axis=-1)[counted].mean()):
-        lines.append(
-            f"{share:.0%} of the frames have atoms beyond the validated range (beyond_validated in the files)."
-        )
+    if beyond is not None and (number := int(beyond.any(axis=-1)[counted].sum())):
+        lines.append(f"{number} of {counted.sum()} frames have atoms beyond the validated range (beyond_validated).")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from bnn_jax.cli.predict import checked_output, predicted_structures
 from bnn_jax.export import is_exported, load_exported
 from bnn_jax.methods import Posterior
 from bnn_jax.properties import barrier
-from bnn_jax.report import save
+from bnn_jax.report import beyond_note, save
 from bnn_jax.report.property_plots import barrier_plot
 from bnn_jax.types import InputError
 
@@ -30,12 +30,16 @@ def run(command: Neb) -> None:
     found = barrier(posterior, start, end, command.images, command.max_force, each=command.each)
     structures = load(found.images, use_labels=False)
     text = io.StringIO()
-    ase.io.write(text, predicted_structures(structures, posterior.predict(structures)), format="extxyz")
+    predictive = posterior.predict(structures)
+    ase.io.write(text, predicted_structures(structures, predictive), format="extxyz")
     write_text_atomic(out, text.getvalue())
     save(barrier_plot(found), picture)
     for name, height in (("forward", found.forward), ("reverse", found.reverse)):
         print(f"{name} barrier {height.mean:.4f} ± {height.std:.4f} eV (std over {len(height.draws)} samples)")
     print(f"{out}: {len(found.images)} images; {picture}: the path with its band.")
+    beyond = predictive.structures_beyond_validated
+    if beyond is not None and (note := beyond_note(int(beyond.sum()), len(beyond))):
+        print(note)
 
 
 def _one(name: str) -> ase.Atoms:

@@ -1,6 +1,5 @@
 """The way from one minimum to another: a nudged elastic band, and what every sample says of its barrier."""
 
-import itertools
 import os
 import warnings
 from collections.abc import Sequence
@@ -11,8 +10,9 @@ import numpy as np
 from ase.build import minimize_rotation_and_translation
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.mep import NEB, NEBTools
+from ase.mep import NEB
 from ase.optimize import FIRE
+from ase.utils.forcecurve import ForceFit, fit_images
 from jaxtyping import Float
 
 from bnn_jax.calculator import BNNCalculator
@@ -29,12 +29,15 @@ class Barrier(NamedTuple):
     images: list[ase.Atoms]
     """The path of the mean force, ends included."""
     distances: Float[np.ndarray, " image"]
-    """Along it, in Angstrom (root of the sum of squares over atoms)."""
+    """Of the images along it, in Angstrom (root of the sum of squares over atoms)."""
     energies: Propagated
     """[image] in eV above the first one, of every sample along this path."""
+    curve_distances: Float[np.ndarray, " point"]
+    """More places along the path, in Angstrom."""
+    curve: Propagated
+    """[point] in eV, there: through the energies of every sample with the slopes that its forces have."""
     forward: Propagated
-    """Height in eV above the first end: of a curve through the images and the forces on them; of every sample on its
-    own path where that was asked for."""
+    """Height in eV above the first end: of every sample's curve; on its own path where that was asked for."""
     reverse: Propagated
     """Height in eV above the last end."""
 
@@ -79,17 +82,16 @@ def barrier(
     predictive = posterior.predict(images)
     energies = predictive.energy_samples - predictive.energy_samples[:, :1]
     forces = predictive.forces_samples.reshape(len(energies), len(images), -1, 3)
+    fits = [_fit(images, *of_sample) for of_sample in zip(energies, forces, strict=True)]
+    heights = np.array([_heights(fit) for fit in fits])
     if each:
         heights = propagate(
-            posterior,
-            lambda calculator: np.array(_heights_of(path_between(calculator, start, end, *settings))),
-            progress=progress,
+            posterior, lambda calculator: _own_heights(calculator, start, end, *settings), progress=progress
         ).draws
-    else:
-        heights = np.array([_heights(images, *of_sample) for of_sample in zip(energies, forces, strict=True)])
-    steps = [np.linalg.norm(b.positions - a.positions) for a, b in itertools.pairwise(images)]
-    distances = np.concatenate([[0.0], np.cumsum(steps)])
-    return Barrier(images, distances, collected(energies), *(collected(column) for column in heights.T))
+    curve = collected(np.array([fit.fit_energies for fit in fits]))
+    forward, reverse = (collected(column) for column in heights.T)
+    distances = np.array(fits[0].path)
+    return Barrier(images, distances, collected(energies), np.array(fits[0].fit_path), curve, forward, reverse)
 
 
 def path_between(
@@ -130,15 +132,20 @@ def path_between(
     return images
 
 
-def _heights_of(images: Sequence[ase.Atoms]) -> tuple[float, float]:
-    energies = np.array([image.get_potential_energy() for image in images])
-    return _heights(images, energies, np.array([image.get_forces() for image in images]))
-
-
-def _heights(images: Sequence[ase.Atoms], energies: np.ndarray, forces: np.ndarray) -> tuple[float, float]:
-    """Above both ends, of the curve through energies with the slopes that the forces have."""
+def _fit(images: Sequence[ase.Atoms], energies: np.ndarray, forces: np.ndarray) -> ForceFit:
+    """ASE's curve through energies along a path, with the slopes that forces have."""
     told = [ase.Atoms(image.numbers, image.positions, cell=image.cell, pbc=image.pbc) for image in images]
     for image, energy, force in zip(told, energies, forces, strict=True):
         image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
-    forward, difference = NEBTools(told).get_barrier(fit=True)
-    return forward, forward - difference
+    return fit_images(told)
+
+
+def _heights(fit: ForceFit) -> np.ndarray:
+    """Above both ends."""
+    return np.max(fit.fit_energies) - np.array(fit.energies)[[0, -1]]
+
+
+def _own_heights(calculator: Calculator, *settings: Any) -> np.ndarray:
+    images = path_between(calculator, *settings)
+    energies = np.array([image.get_potential_energy() for image in images])
+    return _heights(_fit(images, energies, np.array([image.get_forces() for image in images])))

@@ -35,20 +35,14 @@ def barrier_plot(found: Barrier, reference: Float[np.ndarray, " image"] | None =
         reference: energies of its images in eV, from the first one's.
     """
     figure, (axes,) = new_figure()
-    _band(axes, found.distances, found.energies)
+    _band(axes, found.curve_distances, found.curve)
     axes.plot(found.distances, found.energies.mean, "o", color=BLUE, markersize=4)
     if reference is not None:
         axes.plot(found.distances, reference, "s", color=ORANGE, markersize=4, label="reference")
     height, std = float(found.forward.mean), float(found.forward.std)
-    top = found.distances[int(np.argmax(found.energies.mean))]
+    top = found.curve_distances[int(np.argmax(found.curve.mean))]
     axes.errorbar(
-        top,
-        height,
-        yerr=2 * std,
-        color=GREY,
-        capsize=5,
-        fmt="none",
-        label=f"barrier {height:.3f} ± {std:.3f} eV (2 std)",
+        top, height, yerr=std, color=GREY, capsize=5, fmt="none", label=f"barrier {height:.3f} ± {std:.4f} eV (1 std)"
     )
     axes.set(xlabel="Along the path (Å)", ylabel="Energy (eV)")
     _legend(axes)

@@ -48,7 +48,9 @@ def trajectory_plot(found: Trajectory, bounds: Bounds | None = None) -> Figure:
             )
     for axes in (energy, std):
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+            legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+            for line in legend.get_lines():
+                line.set(linewidth=2, alpha=1)
     std.set_ylim(bottom=0.0)
     figure.align_ylabels()
     return figure
@@ -61,7 +63,7 @@ def _counted(found: Trajectory) -> np.ndarray:
 def _draw(axes: Axes, found: Trajectory, values: AnyArray, color: str = BLUE, label: str | None = None) -> None:
     """A line for each replica, thinner the more there are, and a cross where one left its bounds."""
     num_replicas = len(found.reasons)
-    style = {"color": color, "linewidth": max(0.4, 1.6 / num_replicas**0.5), "alpha": max(0.25, num_replicas**-0.5)}
+    style = {"color": color, "linewidth": max(0.6, 1.6 / num_replicas**0.5), "alpha": max(0.4, num_replicas**-0.5)}
     for k, (number, reason) in enumerate(zip(found.num_frames, found.reasons, strict=True)):
         times = found.times_fs[:number] / 1000
         axes.plot(times, values[:number, k], **style, label=label if k == 0 else None)
