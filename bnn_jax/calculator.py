@@ -8,6 +8,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from bnn_jax.following import Following
 from bnn_jax.methods import Posterior
 from bnn_jax.predict import GrowingSizes, Predictor
 from bnn_jax.types import Predictive, TrustWarning
@@ -87,7 +88,7 @@ class BNNCalculator(Calculator):
             warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
         self.predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
         self.forces_std_threshold = forces_std_threshold
-        self._sizes = GrowingSizes() if sizes is None else sizes
+        self._following = Following(self.predictor, sizes)
         self._was_beyond = False
 
     def calculate(
@@ -108,10 +109,8 @@ class BNNCalculator(Calculator):
         """
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None
-        # Without the labels that the structure may carry, which are nobody's business here.
-        bare = ase.Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
-        predictive = self.predictor.predict(bare, self._sizes)
-        self.results = _results(predictive, has_volume=bool(bare.cell.rank == 3))
+        predictive = self._following(self.atoms)
+        self.results = _results(predictive, has_volume=bool(self.atoms.cell.rank == 3))
         self._warn_of_large_stds(predictive.forces_std.max(axis=1))
         self._warn_beyond(predictive)
 

@@ -36,7 +36,7 @@ class GrowingSizes:
     """
 
     headroom: float = 0.25
-    """Fraction of edges to keep free when the size has to grow."""
+    """Fraction of edges to keep free when the size has to grow; less where there are many, four roots of their number."""
     num_nodes: int = 0
     num_edges: int = 0
 
@@ -49,7 +49,8 @@ class GrowingSizes:
         """
         self.num_nodes = max(self.num_nodes, num_nodes)
         if num_edges > self.num_edges:
-            self.num_edges = 2 * size_ladder(-(-int(num_edges * (1 + self.headroom)) // 2))
+            free = min(self.headroom * num_edges, 4 * num_edges**0.5)
+            self.num_edges = 2 * size_ladder(-(-int(num_edges + free) // 2))
         return self.num_nodes, self.num_edges
 
 
@@ -169,10 +170,10 @@ def predict(
     num_nodes, most_edges = batch_size_needed(packed, plan)
     padded = (round_up(num_nodes), round_up(most_edges)) if sizes is None else sizes.hold(num_nodes, most_edges)
     everywhere = NamedSharding(_mesh(samples), PartitionSpec())
-    on_device = jax.device_put(_padded(packed, round_up, least_edges=padded[1]), everywhere)
+    on_device = jax.device_put(padded_rows(packed, round_up, least_edges=padded[1]), everywhere)
     chunk = {}
     if padded[1] > 32 * EDGES_PER_BATCH:  # one structure of uncommon size; to ask takes time
-        chunk["at_once"] = _samples_that_fit(predictor, samples, on_device, plan[0], padded)
+        chunk["at_once"] = samples_that_fit(predictor, samples, on_device, plan[0], padded)
     parts = []
     for indices in tqdm(plan, desc="predict", unit="batch", delay=5, disable=None):
         prediction = predictor(samples, on_device, indices, *padded, **chunk)
@@ -180,10 +181,31 @@ def predict(
         structures = int((indices >= 0).sum())
         parts.append(without_padding(jax.device_get(prediction), structures, atoms))
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *parts)
+    return summed_up(whole, dataset, packed, statistics, cutoff, validated)
+
+
+def summed_up(
+    prediction: Prediction,
+    dataset: Dataset,
+    packed: PackedData,
+    statistics: Statistics,
+    cutoff: float,
+    validated: ValidatedRange | None,
+) -> Predictive:
+    """From the samples' predictions of all structures to their predictive.
+
+    Args:
+        prediction: host arrays with a leading sample axis, without padding.
+        dataset: the structures.
+        packed: the same, on the host, without padding.
+        statistics: of the training set.
+        cutoff: of the potential, in Angstrom.
+        validated: the range that atoms may be beyond.
+    """
     periodic = dataset.pbc.any(axis=1).all()
     shifts = statistics.shifts[np.searchsorted(statistics.species, dataset.numbers)]
-    whole = whole if periodic else whole._replace(stress=None)
-    predictive = combine(whole, shifts, dataset.num_atoms, statistics.labels)
+    prediction = prediction if periodic else prediction._replace(stress=None)
+    predictive = combine(prediction, shifts, dataset.num_atoms, statistics.labels)
     if validated is None:
         return predictive
     found = environments(packed, cutoff, len(statistics.species))
@@ -214,7 +236,8 @@ class Predictor(PickledByFields):
         return build_predictor(self.apply_samples)
 
     @cached_property
-    def _spread_samples(self) -> Params:
+    def spread_samples(self) -> Params:
+        """The samples on the devices that predict with them."""
         return spread(self.samples)
 
     @property
@@ -252,7 +275,7 @@ class Predictor(PickledByFields):
         """
         dataset = load(structures, use_labels=False)
         predictive = predict(
-            self.compiled, self._spread_samples, dataset, self.statistics, self.cutoff, sizes, self.validated
+            self.compiled, self.spread_samples, dataset, self.statistics, self.cutoff, sizes, self.validated
         )
         return predictive if self.calibration is None else self.calibration(predictive, dataset.numbers)
 
@@ -271,10 +294,17 @@ def described(samples: Params, statistics: Statistics, verdict: Verdict | None) 
     return f"{_num_samples(samples)} samples of {num_weights:,} weights, {elements}{judged}"
 
 
-def _samples_that_fit(
+def samples_that_fit(
     predictor: Any, samples: Params, packed: PackedData, indices: np.ndarray, padded: tuple[int, int]
 ) -> int:
     """As many samples at a time as the memory holds, halved from all that a device has.
+
+    Args:
+        predictor: from :func:`build_predictor`.
+        samples: parameters with a leading sample axis.
+        packed: structures on the device.
+        indices: of a batch.
+        padded: its numbers of nodes and edges.
 
     Raises:
         InputError: it does not hold one.
@@ -296,8 +326,14 @@ def _power_of_two(size: int) -> int:
     return max(8, 1 << (size - 1).bit_length())
 
 
-def _padded(packed: PackedData, round_up: Callable[[int], int], least_edges: int) -> PackedData:
-    """Rows that nothing owns at the end of every array, so that data sets of about one size share a compilation."""
+def padded_rows(packed: PackedData, round_up: Callable[[int], int], least_edges: int) -> PackedData:
+    """Rows that nothing owns at the end of every array, so that data sets of about one size share a compilation.
+
+    Args:
+        packed: on the host.
+        round_up: sizes.
+        least_edges: rows of edges, at least.
+    """
     num_structures, num_atoms, num_edges = len(packed.energy), len(packed.species), len(packed.senders)
     more_structures = round_up(num_structures) - num_structures
     more: dict[str, int] = dict.fromkeys(

@@ -183,7 +183,7 @@ def test_as_many_samples_at_once_as_the_memory_holds(monkeypatch, free_bytes: in
     monkeypatch.setattr(module, "available_memory", lambda: free_bytes)
     monkeypatch.setattr("bnn_jax.memory.available_memory", lambda: free_bytes)
     packed = pack(Dataset.from_atoms([systems.water()]), CUTOFF, SPECIES, SHIFTS)
-    fitting = partial(module._samples_that_fit, Lowered(), jnp.zeros(8), packed, np.zeros(1, int), (8, 8))
+    fitting = partial(module.samples_that_fit, Lowered(), jnp.zeros(8), packed, np.zeros(1, int), (8, 8))
     assert fitting() == at_once
     free_bytes = 99
     with pytest.raises(InputError, match="take a smaller structure"):

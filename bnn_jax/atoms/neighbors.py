@@ -40,14 +40,26 @@ def neighbor_list(
 
     Returns:
         ``senders``, ``receivers`` and ``shifts``, all int32: the sender's image lies at ``positions[senders] + shifts @
-        cell``. Edge 2k + 1 is edge 2k with its ends exchanged and its shift reversed.
+        cell``. Edge 2k + 1 is edge 2k with its ends exchanged and its shift reversed. Pairs ascend by receiver, sender
+        and shift of their first edge.
     """
-    # One thread: the order of the edges, hence the rounding of every sum over them, is the same in each run.
-    finder = NeighborList(cutoff=cutoff, full_list=False, sorted=True, n_threads=1)
+    finder = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
     box = ase.geometry.complete_cell(cell) if pbc.any() else np.eye(3)
     points = np.asarray(positions, np.float64)
-    first, second, shifts = finder.compute(points, np.asarray(box, np.float64), pbc, "ijS")
+    first, second, shifts = _sorted(len(points), *finder.compute(points, np.asarray(box, np.float64), pbc, "ijS"))
     senders = np.stack([second, first], axis=1).reshape(-1)
     receivers = np.stack([first, second], axis=1).reshape(-1)
     shifts = np.stack([shifts, -shifts], axis=1).reshape(-1, 3)
     return senders.astype(np.int32), receivers.astype(np.int32), shifts.astype(np.int32)
+
+
+def _sorted(
+    num_atoms: int, first: np.ndarray, second: np.ndarray, shifts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In one order however they were found, so that the rounding of every sum over them is the same."""
+    lowest, highest = np.min(shifts, axis=0, initial=0), np.max(shifts, axis=0, initial=0)
+    key = first.astype(np.int64) * num_atoms + second.astype(np.int64)
+    for column, low, width in zip(shifts.T, lowest, highest - lowest + 1, strict=True):
+        key = key * width + (column - low)
+    order = np.argsort(key)
+    return first[order], second[order], shifts[order]
