@@ -36,7 +36,7 @@ class GrowingSizes:
     """
 
     headroom: float = 0.25
-    """Fraction of edges to keep free when the size has to grow; less where there are many, four roots of their number."""
+    """Fraction of edges to keep free when the size has to grow; of many less, four times the root of their number."""
     num_nodes: int = 0
     num_edges: int = 0
 

@@ -63,6 +63,7 @@ def combine(
         forces_std_samples=forces_stds,
         num_atoms=np.asarray(num_atoms),
         score=None if host.score is None else host.score.mean(axis=0),
+        stress_samples=host.stress,
     )
 
 

@@ -139,6 +139,8 @@ class Predictive(NamedTuple):
     beyond_validated: Bool[np.ndarray, " atom"] | None = None
     """Which atoms' expected error is larger than any that labels could check, or have neighbours out of the range of
     the labelled structures (:mod:`bnn_jax.validated`); None where there was no validation set."""
+    stress_samples: Float[np.ndarray, "sample structure 3 3"] | None = None
+    """None where ``stress`` is."""
 
     def take(self, structures: Int[np.ndarray, " chosen"]) -> Self:
         """That of some of the structures.
