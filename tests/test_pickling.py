@@ -65,3 +65,14 @@ def test_they_show_themselves_in_a_line(posterior, exported):
         | {"verdict": Verdict(False, "Do not trust it.", (), *3 * [Criterion(None, "Who knows.", "", {})])}
     )
     assert repr(judged.predictor) == f"<Predictor: {line}, not to be trusted yet>"
+
+
+def test_through_a_dask_worker_and_back(posterior):
+    """Of the extra ``cluster``: predicted there, and predicting here when it is back."""
+    distributed = pytest.importorskip("distributed")
+    expected = forces_of(posterior)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        back, found = client.submit(lambda sent: (sent, forces_of(sent)), posterior).result(timeout=120)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(forces_of(back), expected)

@@ -1,0 +1,21 @@
+"""Draws of a posterior go to ArviZ by name and chain, whose diagnostics are ours."""
+
+import numpy as np
+import pytest
+import systems
+from posteriors import random_posterior
+
+from bnn_jax.evaluation import convergence_of
+
+arviz = pytest.importorskip("arviz")
+
+
+def test_arviz_has_the_same_rhat():
+    data = systems.labelled_series(systems.water(), 6)
+    posterior = random_posterior(data, num_samples=8, num_chains=2)
+    found = arviz.from_dict(posterior=posterior.draws(data))
+    assert found.posterior["energy"].shape == (2, 8, 6) and found.posterior["forces"].shape == (2, 8, 18, 3)
+    ours = convergence_of(posterior.predict(data), 2, posterior.statistics.labels)["rhat"]
+    theirs = arviz.rhat(found, method="rank")
+    of_forces = theirs["forces"].to_numpy().reshape(-1)
+    np.testing.assert_allclose(ours, np.concatenate([theirs["energy"].to_numpy(), of_forces]), rtol=1e-3)
