@@ -86,10 +86,14 @@ class BNNCalculator(Calculator):
         super().__init__()
         if posterior.verdict is not None and not posterior.verdict.is_trusted:
             warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
-        self.predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+        self._following = Following(posterior if isinstance(posterior, Predictor) else posterior.predictor, sizes)
         self.forces_std_threshold = forces_std_threshold
-        self._following = Following(self.predictor, sizes)
         self._was_beyond = False
+
+    @property
+    def predictor(self) -> Predictor:
+        """What predicts."""
+        return self._following.predictor
 
     def calculate(
         self,
