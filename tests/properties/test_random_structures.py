@@ -156,7 +156,8 @@ def test_far_fragments_add_up_and_lone_atoms_keep_their_shift(variant: str, num_
         np.testing.assert_allclose(together.energy_std**2, variance, rtol=1e-10)
         for name in PER_ATOM:
             expected = np.concatenate([getattr(part, name) for part in parts])
-            np.testing.assert_allclose(getattr(together, name), expected, rtol=1e-10, atol=1e-10, err_msg=name)
+            # The place of a far atom is rounded at 1e-14 Angstrom, and some networks' forces are steep.
+            np.testing.assert_allclose(getattr(together, name), expected, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 @each_variant
