@@ -34,7 +34,7 @@ from bnn_jax.dynamics import Settings, simulate
 
 SYSTEMS = ("biphenyl", "silicon 512")
 NUM_SAMPLES = 16
-NUM_ROUNDS = 200
+NUM_ROUNDS = 50
 STEP = 0.005
 """Angstrom by which atoms move between calls, as in a molecular dynamics."""
 NUM_REPLICAS = 16
@@ -120,7 +120,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("overhead", "replicas"))
-    parser.add_argument("--presets", nargs="+", default=["quick", "small"])
+    parser.add_argument("--presets", nargs="+", default=["quick"])
     parser.add_argument("--picoseconds", type=float, default=5.0)
     options = parser.parse_args()
     print(overhead(options.presets) if options.what == "overhead" else replicas(options.picoseconds))

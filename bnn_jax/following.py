@@ -70,7 +70,7 @@ class _Kept(NamedTuple):
     packed: PackedData
     """Of the last call, on the host."""
     on_device: PackedData
-    """The same with padding."""
+    """The same with padding; positions go there with each call."""
     listed: Listed
     near: Bool[np.ndarray, " pair"]
     """Which of the listed pairs were within the cutoff."""
@@ -118,7 +118,9 @@ class Following:
         positions, cell = _placed(atoms)
         listed = self._list(positions, cell, atoms.pbc)
         near = listed.squares(positions) < predictor.cutoff**2
-        return _Kept(dataset, packed, jax.device_put(padded_rows(packed, size_ladder, num_edges)), listed, near)
+        padded = padded_rows(packed, size_ladder, num_edges)
+        on_device = jax.device_put(padded)._replace(positions=padded.positions)
+        return _Kept(dataset, packed, on_device, listed, near)
 
     def _next(self, kept: _Kept, atoms: ase.Atoms) -> _Kept:
         """With the arrays that are others than at the last call."""
@@ -140,7 +142,8 @@ class Following:
         if not (listed is kept.listed and has_room and np.array_equal(near, kept.near)):
             changes |= _edges(listed, near)
         padded = {name: self._with_padding(name, array, kept) for name, array in changes.items()}
-        on_device = kept.on_device._replace(**jax.device_put(padded))
+        positions = padded.pop("positions")  # are others at every call, and go along with it
+        on_device = kept.on_device._replace(positions=positions, **(jax.device_put(padded) if padded else {}))
         return _Kept(kept.dataset, kept.packed._replace(**changes), on_device, listed, near)
 
     def _with_padding(self, name: str, array: np.ndarray, kept: _Kept) -> np.ndarray:
