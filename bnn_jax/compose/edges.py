@@ -106,7 +106,7 @@ def build_search(
 
     def candidates(positions: Array, cell: Array) -> tuple[Array, Array]:
         """Shifts and squared distances of all pairs, by pair and image."""
-        inverse = jnp.linalg.inv(cell + complement)
+        inverse = inverse_of(cell + complement)
         fractional = jnp.where(pbc, positions @ inverse, 0)
         between = fractional[first] - fractional[second]
         nearest = -jnp.round(between) if has_one_image else jnp.floor(fractional[second]) - jnp.floor(fractional[first])
@@ -126,7 +126,7 @@ def build_search(
         def chosen(values: Array, otherwise: int) -> Array:
             return jnp.where(is_real, values, otherwise).astype(jnp.int32)
 
-        new_widths = 1 / jnp.linalg.norm(jnp.linalg.inv(cell + complement), axis=0)
+        new_widths = 1 / jnp.linalg.norm(inverse_of(cell + complement), axis=0)
         needed = 2 * reach if has_one_image else reach / np.maximum(most, 1)
         is_narrow = jnp.any((new_widths < (1 - ROUNDING) * needed) & pbc)
         num_pairs = jnp.sum(near, dtype=jnp.int32)
@@ -143,12 +143,22 @@ def build_search(
     def is_stale(positions: AnyArray, cell: AnyArray, edges: Edges) -> Bool[Array, ""]:
         # A vector r between atoms becomes r + r strain + what the two move beside that. Of those longer than the reach
         # none gets shorter than the cutoff while the strain takes less of the reach, and the moves less, than the skin.
-        strain = jnp.linalg.inv(edges.cell + complement) @ (cell - edges.cell)
+        strain = inverse_of(edges.cell + complement) @ (cell - edges.cell)
         moves = positions - edges.positions - edges.positions @ strain
         furthest = jnp.max(jnp.linalg.norm(moves, axis=-1), initial=0)
         return reach * jnp.linalg.norm(strain) + 2 * furthest > skin
 
     return Search(find, is_stale)
+
+
+def inverse_of(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """By cross products: LAPACK's is a call out of the compiled loop, and on several CPU devices they wait in one line.
+
+    Args:
+        matrix: whose rows are three vectors that span a volume.
+    """
+    crosses = jnp.cross(jnp.roll(matrix, -1, axis=0), jnp.roll(matrix, -2, axis=0))
+    return crosses.T / (matrix[0] @ crosses[0])
 
 
 def has_nearest_images(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], reach: float) -> bool:

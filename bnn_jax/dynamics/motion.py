@@ -9,9 +9,11 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from bnn_jax.compose import Edges, Estimate, Search, predict_fn, samples_fn
+from bnn_jax.devices import sample_mesh
 from bnn_jax.dynamics.integrators import FEMTOSECOND, build_integrator
 from bnn_jax.dynamics.settings import Settings
 from bnn_jax.predict import Predictor
@@ -122,12 +124,20 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
         )
 
     def advance(replicas: Replicas, num_frames: int, stride: int) -> tuple[Replicas, Frame]:
+        """Each device has its share of the replicas, and its own searches for neighbours."""
+
         def to_next_frame(replicas: Replicas, _: None) -> tuple[Replicas, Frame]:
             replicas, _ = jax.lax.scan(one_step, replicas, length=stride)
             framed = each(frame)(replicas.integrator, replicas.cells, replicas.edges, replicas.samples)
             return replicas, framed
 
-        return jax.lax.scan(to_next_frame, replicas, length=num_frames)
+        def on_one_device(replicas: Replicas) -> tuple[Replicas, Frame]:
+            return jax.lax.scan(to_next_frame, replicas, length=num_frames)
+
+        mesh, own = sample_mesh(len(replicas.overflow)), PartitionSpec("sample")
+        of_frames = PartitionSpec(None, "sample")
+        spread = jax.shard_map(on_one_device, mesh=mesh, in_specs=own, out_specs=(own, of_frames), check_vma=False)
+        return spread(replicas)
 
     def searched(replicas: Replicas) -> Replicas:
         edges = jax.vmap(search.find)(*places(replicas.integrator, replicas.cells))

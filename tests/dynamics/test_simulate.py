@@ -1,7 +1,10 @@
 """Simulations end where they should, leave what they found, and go on after a kill as if nothing had been."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import ase.build
 import ase.io
@@ -9,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import systems
+from commands import environment
 from springs import springs
 
 from bnn_jax import InputError
@@ -164,3 +168,30 @@ def test_what_cannot_be_simulated(tmp_path):
         simulate(predictor, WATER, SETTINGS, **LENGTHS, out=tmp_path)
     with pytest.raises(InputError, match="The bound kelvin is -1"):
         Bounds(kelvin=-1.0)
+
+
+ON_TWO_DEVICES = """
+import jax, numpy as np, systems
+from bnn_jax.dynamics import Settings, simulate
+from springs import springs
+settings = Settings(ensemble="langevin", kelvin=1000.0, timestep_fs=0.2, stride=5)
+found = simulate(springs(systems.water()), systems.water(), settings, picoseconds=0.03, num_replicas=4, progress=False)
+print(jax.local_device_count(), *found.frames.positions[-1].ravel().tolist())
+"""
+
+
+def test_replicas_on_two_devices_move_as_on_one():
+    settings = Settings(ensemble="langevin", kelvin=1000.0, timestep_fs=0.2, stride=5)
+    alone = simulate(springs(WATER), WATER, settings, **(LENGTHS | {"num_replicas": 4}))
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        env=environment() | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    number, *positions = (float(word) for word in done.stdout.split())
+    assert number == 2
+    np.testing.assert_allclose(
+        np.reshape(positions, alone.frames.positions[-1].shape), alone.frames.positions[-1], atol=1e-4
+    )
