@@ -6,23 +6,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnn_jax.properties import Average, Barrier, ColdCurve, Dispersion, RadialDistribution
-from bnn_jax.properties.propagate import Propagated
+from bnn_jax.properties.propagate import Propagated, collected
 from bnn_jax.report._figure import BLUE, GREY, ORANGE, new_figure
 
 
 def cold_curve_plot(curve: ColdCurve, reference: Float[np.ndarray, " volume"] | None = None) -> Figure:
-    """Energy over volume, with a band of one and two stds, from the lowest mean energy.
+    """Energy over volume, with a band of one and two stds, of every sample from its own lowest energy.
+
+    What samples have in common at all volumes would hide by what their curves differ.
 
     Args:
         curve: of :func:`bnn_jax.properties.cold_curve`.
         reference: energies at its volumes in eV.
     """
     figure, (axes,) = new_figure()
-    origin = np.min(curve.energy.mean)
-    _band(axes, curve.volumes, curve.energy, origin)
+    draws = curve.energy.draws
+    _band(axes, curve.volumes, collected(draws - draws.min(axis=1, keepdims=True)))
     if reference is not None:
         axes.plot(curve.volumes, reference - np.min(reference), "o", color=ORANGE, markersize=4, label="reference")
-    axes.set(xlabel="Volume of the cell (Å³)", ylabel="Energy per cell (eV)")
+    axes.set(xlabel="Volume of the cell (Å³)", ylabel="Energy per cell above its lowest (eV)")
     _legend(axes)
     return figure
 
@@ -90,8 +92,8 @@ def radial_distribution_plot(distribution: RadialDistribution, average: Average)
     return figure
 
 
-def _band(axes: Axes, x: np.ndarray, found: Propagated, origin: float = 0.0, *, with_label: bool = True) -> None:
-    mean = found.mean - origin
+def _band(axes: Axes, x: np.ndarray, found: Propagated, *, with_label: bool = True) -> None:
+    mean = found.mean
     for multiple, alpha in ((2, 0.18), (1, 0.3)):
         low, high = mean - multiple * found.std, mean + multiple * found.std
         label = f"{multiple} std" if with_label else None
