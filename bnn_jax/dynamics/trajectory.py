@@ -126,11 +126,8 @@ class Watch:
         Args:
             frame: host arrays without leading axes.
         """
-        bounds, beyond, place = (
-            self.bounds,
-            frame.estimate.beyond_validated,
-            (np.asarray(frame.positions), np.asarray(frame.cell)),
-        )
+        bounds, beyond = self.bounds, frame.estimate.beyond_validated
+        place = np.asarray(frame.positions), np.asarray(frame.cell)
         if not all(np.isfinite(each).all() for each in (*place, frame.kinetic_energy)):
             return "positions or velocities are not finite"
         std = float(np.nanmax(frame.estimate.forces_std, initial=0.0))
