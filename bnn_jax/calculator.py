@@ -86,7 +86,7 @@ class BNNCalculator(Calculator):
         super().__init__()
         if posterior.verdict is not None and not posterior.verdict.is_trusted:
             warnings.warn(posterior.verdict.sentence, TrustWarning, stacklevel=2)
-        self._following = Following(posterior if isinstance(posterior, Predictor) else posterior.predictor, sizes)
+        self._following = Following(posterior.predictor, sizes)
         self.forces_std_threshold = forces_std_threshold
         self._was_beyond = False
 

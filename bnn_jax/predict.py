@@ -245,6 +245,11 @@ class Predictor(PickledByFields):
         """Samples of all chains together."""
         return _num_samples(self.samples)
 
+    @property
+    def predictor(self) -> Self:
+        """Itself, so that a function may ask a posterior and what was exported of one alike."""
+        return self
+
     def __repr__(self) -> str:
         return f"<Predictor: {described(self.samples, self.statistics, self.verdict)}>"
 

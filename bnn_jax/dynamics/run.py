@@ -75,7 +75,7 @@ def simulate(
             something else.
     """
     settings, bounds = settings or Settings(), bounds or Bounds()
-    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    predictor = posterior.predictor
     dataset = load(start, use_labels=False)
     structures = dataset.to_atoms()
     _check_alike(structures)

@@ -50,7 +50,7 @@ class PosteriorDriver(Dummy_driver):
         found = self.run
         if isinstance(found, str):
             found = load_exported(found) if is_exported(found) else Posterior.load(found)
-        self.predictor: Predictor = found if isinstance(found, Predictor) else found.predictor
+        self.predictor: Predictor = found.predictor
         self.atoms: ase.Atoms = ase.io.read(self.template, index=0)  # pyright: ignore[reportAttributeAccessIssue]
         self.following, self.sizes = Following(self.predictor), GrowingSizes()
 

@@ -42,7 +42,7 @@ def attach(lmp: Any, posterior: Posterior | Predictor, elements: Sequence[str]) 
     Raises:
         InputError: there are several processes, the units are not ``metal``, or types have no element.
     """
-    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    predictor = posterior.predictor
     if lmp.extract_setting("world_size") != 1:
         raise InputError("LAMMPS runs in several processes; fix external with all atoms needs one.")
     if (style := lmp.extract_global("units")) != "metal":

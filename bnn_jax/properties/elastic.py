@@ -38,7 +38,7 @@ def elastic_constants(
     """
     if not atoms.pbc.all():
         raise InputError("Elastic constants are of crystals; give a structure that is periodic in three directions.")
-    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    predictor = posterior.predictor
     hessian = hessian_fn(predictor, atoms, with_strain=True)
 
     def of(calculator: BNNCalculator) -> np.ndarray:

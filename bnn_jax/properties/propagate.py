@@ -63,7 +63,7 @@ def propagate(
         >>> Propagated(mean=1.0, std=0.5, draws=np.array([0.5, 1.0, 1.5]), samples=np.arange(3)).std
         0.5
     """
-    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    predictor = posterior.predictor
     if structure is None:
         draws, reasons = _by_calculators(predictor, fn, allow_failed, progress)
     else:

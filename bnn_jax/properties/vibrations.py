@@ -39,7 +39,7 @@ def frequencies(
     """
     if atoms.pbc.any():
         raise InputError("A periodic structure has phonons; take bnn_jax.properties.phonons.")
-    predictor = posterior if isinstance(posterior, Predictor) else posterior.predictor
+    predictor = posterior.predictor
     hessian = hessian_fn(predictor, atoms)
 
     def of(calculator: BNNCalculator) -> np.ndarray:
