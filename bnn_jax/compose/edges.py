@@ -101,8 +101,11 @@ def build_search(
             " smaller system, or neighbours from jax-md."
         )
 
+    is_pair = (first != second)[:, None] | is_later
     senders, _, _ = neighbor_list(positions, cell, pbc, reach)
-    capacity = size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1)
+    capacity = min(size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1), max(int(is_pair.sum()), 1))
+    # Where atoms have no images a list of every pair there is can miss none, wherever they go.
+    most_pairs = np.inf if pbc.any() else int(is_pair.sum())
 
     def candidates(positions: Array, cell: Array) -> tuple[Array, Array]:
         """Shifts and squared distances of all pairs, by pair and image."""
@@ -112,7 +115,6 @@ def build_search(
         nearest = -jnp.round(between) if has_one_image else jnp.floor(fractional[second]) - jnp.floor(fractional[first])
         shifts = nearest[:, None, :] + images
         vectors = (positions[first] - positions[second])[:, None, :] + shifts @ cell
-        is_pair = (first != second)[:, None] | is_later
         return shifts.astype(jnp.int32), jnp.where(is_pair, jnp.sum(vectors**2, axis=-1), jnp.inf)
 
     def find(positions: AnyArray, cell: AnyArray) -> Edges:
@@ -146,7 +148,8 @@ def build_search(
         strain = inverse_of(edges.cell + complement) @ (cell - edges.cell)
         moves = positions - edges.positions - edges.positions @ strain
         furthest = jnp.max(jnp.linalg.norm(moves, axis=-1), initial=0)
-        return reach * jnp.linalg.norm(strain) + 2 * furthest > skin
+        has_moved = reach * jnp.linalg.norm(strain) + 2 * furthest > skin
+        return has_moved & (edges.num_pairs < most_pairs)
 
     return Search(find, is_stale)
 

@@ -16,7 +16,7 @@ from bnn_jax.compose import Edges, Estimate, Search, predict_fn, samples_fn
 from bnn_jax.devices import sample_mesh
 from bnn_jax.dynamics.integrators import FEMTOSECOND, build_integrator
 from bnn_jax.dynamics.settings import Settings
-from bnn_jax.predict import Predictor
+from bnn_jax.predict import Predictor, spread
 from bnn_jax.types import Params, PRNGKey
 from bnn_jax.units import BOLTZMANN_EV_PER_KELVIN
 
@@ -136,14 +136,21 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
 
         mesh, own = sample_mesh(len(replicas.overflow)), PartitionSpec("sample")
         of_frames = PartitionSpec(None, "sample")
-        spread = jax.shard_map(on_one_device, mesh=mesh, in_specs=own, out_specs=(own, of_frames), check_vma=False)
-        return spread(replicas)
+        each_its_own = jax.shard_map(
+            on_one_device, mesh=mesh, in_specs=own, out_specs=(own, of_frames), check_vma=False
+        )
+        return each_its_own(replicas)
 
     def searched(replicas: Replicas) -> Replicas:
         edges = jax.vmap(search.find)(*places(replicas.integrator, replicas.cells))
         return replicas._replace(edges=edges, overflow=edges.overflow)
 
-    return Motion(_quiet(jax.jit(start)), _quiet(jax.jit(advance, static_argnums=(1, 2))), jax.jit(searched))
+    compiled = _quiet(jax.jit(advance, static_argnums=(1, 2)))
+
+    def advance_spread(replicas: Replicas, num_frames: int, stride: int) -> tuple[Replicas, Frame]:
+        return compiled(spread(replicas), num_frames, stride)  # wherever they were, so that it compiles once
+
+    return Motion(_quiet(jax.jit(start)), advance_spread, jax.jit(searched))
 
 
 def _over_replicas(fn: Callable, axis_of_samples: int | None) -> Callable:

@@ -69,7 +69,8 @@ def test_no_pair_within_the_cutoff_is_missing_until_edges_are_stale(atoms):
         updated = search.update(moved, strained, found)
         assert needed <= pairs_of(updated.senders, updated.receivers, updated.shifts)
         assert is_stale == bool((updated.positions == moved).all())
-    assert 0 < num_stale < 12 or len(atoms) == 1
+    holds_all = not pbc.any() and found.num_pairs == len(atoms) * (len(atoms) - 1) // 2
+    assert num_stale == 0 if holds_all else 0 < num_stale < 12
 
 
 @pytest.mark.usefixtures("x64")
@@ -103,9 +104,19 @@ def test_a_cell_as_wide_as_the_reach_is_no_matter_of_rounding(skin):
         assert search.find(*(0.7 * each for each in place)).overflow
 
 
+def test_a_list_of_all_pairs_is_never_stale_and_has_no_room_to_spare():
+    positions, cell, pbc = arguments(systems.ethanol())
+    search = build_search(positions, cell, pbc, 8.0, skin=0.2, headroom=9.0)
+    found = search.find(positions, cell)
+    assert len(found.senders) == found.num_pairs == 36
+    assert not search.is_stale(2 * positions, cell, found)
+    torn = search.find(positions + 20 * (np.arange(9) < 3)[:, None], cell)
+    assert torn.num_pairs == 18 and search.is_stale(positions, cell, torn)
+
+
 def test_replicas_are_searched_again_together():
     positions, cell, pbc = arguments(systems.ethanol())
-    search = build_search(positions, cell, pbc, 4.0, skin=0.4)
+    search = build_search(positions, cell, pbc, 3.0, skin=0.4)
     many = jnp.stack([jnp.asarray(positions)] * 3)
     cells = jnp.zeros((3, 3, 3))
     found = jax.vmap(search.find)(many, cells)
