@@ -7,8 +7,7 @@ import numpy as np
 from bnn_jax.atoms.sources import load
 from bnn_jax.cli.commands import Md
 from bnn_jax.dynamics import Bounds, Settings, Trajectory, simulate
-from bnn_jax.export import is_exported, load_exported
-from bnn_jax.methods import Posterior
+from bnn_jax.methods import load_predictor
 from bnn_jax.report import save
 from bnn_jax.report.trajectory_plot import trajectory_plot
 
@@ -37,9 +36,9 @@ def run(command: Md) -> None:
         kelvin=command.max_kelvin,
         validated=command.within_validated,
     )
-    posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
+    predictor = load_predictor(command.run)
     found = simulate(
-        posterior,
+        predictor,
         load(command.start, use_labels=False),
         settings,
         picoseconds=command.ps,

@@ -9,8 +9,7 @@ from bnn_jax.atoms.sources import load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Neb
 from bnn_jax.cli.predict import checked_output, predicted_structures
-from bnn_jax.export import is_exported, load_exported
-from bnn_jax.methods import Posterior
+from bnn_jax.methods import load_predictor
 from bnn_jax.properties import barrier
 from bnn_jax.report import beyond_note, save
 from bnn_jax.report.property_plots import barrier_plot
@@ -26,11 +25,11 @@ def run(command: Neb) -> None:
     out = checked_output(command.out, command.overwrite)
     picture = checked_output(str(out.with_suffix(".png")), command.overwrite)
     start, end = (_one(name) for name in (command.start, command.end))
-    posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
-    found = barrier(posterior, start, end, command.images, command.max_force, each=command.each)
+    predictor = load_predictor(command.run)
+    found = barrier(predictor, start, end, command.images, command.max_force, each=command.each)
     structures = load(found.images, use_labels=False)
     text = io.StringIO()
-    predictive = posterior.predict(structures)
+    predictive = predictor.predict(structures)
     ase.io.write(text, predicted_structures(structures, predictive), format="extxyz")
     write_text_atomic(out, text.getvalue())
     save(barrier_plot(found), picture)

@@ -13,8 +13,7 @@ from bnn_jax.atoms.dataset import Dataset
 from bnn_jax.atoms.sources import load
 from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.cli.commands import Predict
-from bnn_jax.export import is_exported, load_exported
-from bnn_jax.methods import Posterior
+from bnn_jax.methods import load_predictor
 from bnn_jax.report import beyond_note
 from bnn_jax.types import InputError, Predictive
 
@@ -26,14 +25,14 @@ def run(command: Predict) -> None:
         InputError: the run or the structures cannot be used, or OUT exists or cannot be written.
     """
     out = checked_output(command.out, command.overwrite)
-    posterior = load_exported(command.run) if is_exported(command.run) else Posterior.load(command.run)
+    predictor = load_predictor(command.run)
     structures = load(command.structures, use_labels=False)
-    predictive = posterior.predict(structures)
+    predictive = predictor.predict(structures)
     frames = predicted_structures(structures, predictive)
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
     write_text_atomic(out, text.getvalue())
-    print(f"{out}: {len(frames)} structures, {posterior.num_samples} samples; energies in eV, forces in eV/Angstrom.")
+    print(f"{out}: {len(frames)} structures, {predictor.num_samples} samples; energies in eV, forces in eV/Angstrom.")
     beyond = predictive.structures_beyond_validated
     if beyond is not None and (note := beyond_note(int(beyond.sum()), len(beyond))):
         print(note)

@@ -22,9 +22,8 @@ import ase.io
 import numpy as np
 from ipi.pes.dummy import Dummy_driver  # pyright: ignore[reportMissingImports]  (not installed by the package itself)
 
-from bnn_jax.export import is_exported, load_exported
 from bnn_jax.following import Following
-from bnn_jax.methods import Posterior
+from bnn_jax.methods import load_predictor
 from bnn_jax.predict import GrowingSizes, Predictor
 from bnn_jax.types import Predictive
 from bnn_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
@@ -47,10 +46,8 @@ class PosteriorDriver(Dummy_driver):
 
     def check_parameters(self) -> None:
         """Read both."""
-        found = self.run
-        if isinstance(found, str):
-            found = load_exported(found) if is_exported(found) else Posterior.load(found)
-        self.predictor: Predictor = found.predictor
+        is_named = isinstance(self.run, str)
+        self.predictor: Predictor = load_predictor(self.run) if is_named else self.run.predictor
         self.atoms: ase.Atoms = ase.io.read(self.template, index=0)  # pyright: ignore[reportAttributeAccessIssue]
         self.following, self.sizes = Following(self.predictor), GrowingSizes()
 

@@ -21,7 +21,7 @@ from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.calibration import Calibration, calibrate
 from bnn_jax.checkpoint import DamagedFileError, load_tree, read_metadata, save_tree
 from bnn_jax.config import Config, ModelConfig
-from bnn_jax.export import PLATFORMS, export
+from bnn_jax.export import PLATFORMS, export, is_exported, load_exported
 from bnn_jax.methods.registry import get
 from bnn_jax.predict import Predictor, described, every_sample
 from bnn_jax.rigidity import Network
@@ -372,3 +372,15 @@ def _fields(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
         "calibration": Calibration.from_json(metadata["calibration"]) if "calibration" in metadata else None,
         "validated": ValidatedRange.from_json(metadata["validated"]) if "validated" in metadata else None,
     }
+
+
+def load_predictor(path: str | Path) -> Predictor:
+    """What predicts, of a run folder, a posterior file or an exported file.
+
+    Args:
+        path: of it.
+
+    Raises:
+        InputError: it is none of them, or is damaged.
+    """
+    return load_exported(path) if is_exported(path) else Posterior.load(path).predictor
