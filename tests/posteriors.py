@@ -15,10 +15,15 @@ MODEL = {"num_blocks": 1, "num_features": 4, "radial_hidden": [8], "std_hidden":
 
 
 def random_posterior(
-    structures: Sequence[Atoms], num_samples: int = 3, num_chains: int = 1, seed: int = 0, dtype=jnp.float32
+    structures: Sequence[Atoms],
+    num_samples: int = 3,
+    num_chains: int = 1,
+    seed: int = 0,
+    dtype=jnp.float32,
+    **model,
 ) -> Posterior:
     """Weights drawn at initialisation, which differ enough for an epistemic spread."""
-    config = Config.from_dict({"model": MODEL})
+    config = Config.from_dict({"model": MODEL | model})
     statistics = Dataset.from_atoms(structures).statistics(config.model.cutoff)
     config = dataclasses.replace(config, model=fill_model_config(config.model, statistics))
     keys = jax.random.split(jax.random.key(seed), num_samples * num_chains)

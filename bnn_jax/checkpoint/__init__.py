@@ -6,6 +6,7 @@ from bnn_jax.checkpoint.files import (
     read_jsonl,
     require_room,
     truncate_jsonl,
+    write_bytes_atomic,
     write_text_atomic,
 )
 from bnn_jax.checkpoint.run import (
@@ -46,5 +47,6 @@ __all__ = [
     "tree_bytes",
     "tree_digest",
     "truncate_jsonl",
+    "write_bytes_atomic",
     "write_text_atomic",
 ]
