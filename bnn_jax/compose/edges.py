@@ -44,6 +44,9 @@ class Search(NamedTuple):
     """``find(positions, cell) -> edges``: all pairs within cutoff and skin."""
     is_stale: Callable[[AnyArray, AnyArray, Edges], Bool[Array, ""]]
     """``is_stale(positions, cell, edges)``: whether a pair within the cutoff might be missing by now."""
+    within_cutoff: Callable[[AnyArray, AnyArray, Edges], Edges]
+    """``within_cutoff(positions, cell, edges) -> edges``: those of them that matter now, in shorter arrays, for a
+    network does as much work for a pair in the skin as for any other. They do not outlast a move."""
 
     def update(self, positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
         """The edges, found again if they are stale.
@@ -54,7 +57,9 @@ class Search(NamedTuple):
             cell: lattice vectors as rows, in Angstrom; likewise.
             edges: found earlier; likewise.
         """
-        find, is_stale = (jax.vmap(self.find), jax.vmap(self.is_stale)) if positions.ndim == 3 else self
+        find, is_stale = self.find, self.is_stale
+        if positions.ndim == 3:
+            find, is_stale = jax.vmap(find), jax.vmap(is_stale)
         stale = jnp.any(is_stale(positions, cell, edges))
         return jax.lax.cond(stale, lambda: find(positions, cell), lambda: edges)
 
@@ -102,8 +107,13 @@ def build_search(
         )
 
     is_pair = (first != second)[:, None] | is_later
-    senders, _, _ = neighbor_list(positions, cell, pbc, reach)
-    capacity = min(size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1), max(int(is_pair.sum()), 1))
+
+    def room(radius: float) -> int:
+        """For the pairs within it."""
+        senders, _, _ = neighbor_list(positions, cell, pbc, radius)
+        return min(size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1), max(int(is_pair.sum()), 1))
+
+    capacity, fewer = room(reach), room(cutoff)
     # Where atoms have no images a list of every pair there is can miss none, wherever they go.
     most_pairs = np.inf if pbc.any() else int(is_pair.sum())
 
@@ -151,7 +161,25 @@ def build_search(
         has_moved = reach * jnp.linalg.norm(strain) + 2 * furthest > skin
         return has_moved & (edges.num_pairs < most_pairs)
 
-    return Search(find, is_stale)
+    def within_cutoff(positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
+        if fewer >= capacity:
+            return edges
+        positions, cell = jnp.asarray(positions), jnp.asarray(cell)
+        last = len(positions) - 1  # instead of no atom; what is computed of it is not used
+        ends = [jnp.minimum(end, last) for end in (edges.senders, edges.receivers)]
+        vectors = positions[ends[0]] - positions[ends[1]] + edges.shifts.astype(positions.dtype) @ cell
+        near = (jnp.sum(vectors**2, axis=-1) < cutoff**2) & (jnp.arange(capacity) < edges.num_pairs)
+        (places,) = jnp.nonzero(near, size=fewer, fill_value=capacity)
+        num_pairs = jnp.sum(near, dtype=jnp.int32)
+        return edges._replace(
+            senders=edges.senders.at[places].get(mode="fill", fill_value=len(positions)),
+            receivers=edges.receivers.at[places].get(mode="fill", fill_value=len(positions)),
+            shifts=edges.shifts.at[places].get(mode="fill", fill_value=0),
+            num_pairs=num_pairs,
+            overflow=edges.overflow | (num_pairs > fewer),
+        )
+
+    return Search(find, is_stale, within_cutoff)
 
 
 def inverse_of(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:

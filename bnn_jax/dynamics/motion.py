@@ -17,7 +17,7 @@ from bnn_jax.devices import sample_mesh
 from bnn_jax.dynamics.integrators import FEMTOSECOND, build_integrator
 from bnn_jax.dynamics.settings import Settings
 from bnn_jax.predict import Predictor, spread
-from bnn_jax.types import Params, PRNGKey
+from bnn_jax.types import Params, Prediction, PRNGKey
 from bnn_jax.units import BOLTZMANN_EV_PER_KELVIN
 
 
@@ -78,7 +78,11 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
     Raises:
         InputError: jax-md is not installed, or the ensemble does not fit the structure.
     """
-    predict, estimate_at = samples_fn(predictor, structure), predict_fn(predictor, structure)
+    at_edges, estimate_at = samples_fn(predictor, structure), predict_fn(predictor, structure)
+
+    def predict(positions: Array, cell: Array, edges: Edges, samples: Params | None) -> Prediction:
+        return at_edges(positions, cell, search.within_cutoff(positions, cell, edges), samples)
+
     integrator = build_integrator(predict, structure, settings)
     has_own = settings.forces == "each"
     each = functools.partial(_over_replicas, axis_of_samples=0 if has_own else None)
@@ -107,10 +111,12 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
 
         stale = jnp.any(jax.vmap(search.is_stale)(*gone_to, edges))
         states, edges = jax.lax.cond(stale, again, lambda: (new, edges))
-        return Replicas(states, cells, edges, overflow | edges.overflow, samples), None
+        used = jax.vmap(search.within_cutoff)(*places(states, cells), edges)
+        return Replicas(states, cells, edges, overflow | used.overflow, samples), None
 
     def frame(state: Any, start: Array, edges: Edges, samples: Params | None) -> Frame:
         positions, cell = state.position, integrator.cell(state, start)
+        edges = search.within_cutoff(positions, cell, edges)
         estimate = estimate_at(positions, cell, edges)
         kinetic = jnp.sum(state.momentum**2 / state.mass) / 2
         return Frame(
@@ -118,7 +124,7 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
             velocities=state.momentum / state.mass * FEMTOSECOND,
             cell=cell,
             estimate=estimate,
-            potential_energy=predict(positions, cell, edges, samples).energy[0, 0] if has_own else estimate.energy,
+            potential_energy=at_edges(positions, cell, edges, samples).energy[0, 0] if has_own else estimate.energy,
             kinetic_energy=kinetic,
             kelvin=2 * kinetic / (integrator.num_free * BOLTZMANN_EV_PER_KELVIN),
         )

@@ -74,6 +74,32 @@ def test_no_pair_within_the_cutoff_is_missing_until_edges_are_stale(atoms):
 
 
 @pytest.mark.usefixtures("x64")
+def test_pairs_within_the_cutoff_are_all_that_is_kept_of_those_in_the_skin(atoms):
+    positions, cell, pbc = arguments(atoms)
+    search = build_search(positions, cell, pbc, REACH - 0.8, skin=0.8)
+    found = search.find(positions, cell)
+    rng = np.random.default_rng(0)
+    for size in (0.0, 0.02, 0.05):
+        moved = positions + size * rng.uniform(-1, 1, positions.shape)
+        near = jax.jit(search.within_cutoff)(moved, cell, found)
+        number = int(near.num_pairs)
+        assert len(near.senders) <= len(found.senders) and not near.overflow
+        held = pairs_of(near.senders[:number], near.receivers[:number], near.shifts[:number])
+        needed = pairs_of(*neighbor_list(moved, cell, pbc, REACH - 0.8))
+        assert held == needed if len(near.senders) < len(found.senders) else held >= needed
+        assert (near.senders[number:] == len(atoms)).all() and (near.shifts[number:] == 0).all()
+
+
+def test_more_pairs_within_the_cutoff_than_there_is_room_for_overflow():
+    """Two shells of silicon, one of them in the skin, all of which come within the cutoff."""
+    positions, cell, pbc = arguments(ase.build.bulk("Si", cubic=True))
+    search = build_search(positions, cell, pbc, 3.0, skin=1.0)
+    found = search.find(positions, cell)
+    assert not search.within_cutoff(0.9 * positions, 0.9 * cell, found).overflow
+    assert search.within_cutoff(0.75 * positions, 0.75 * cell, found).overflow
+
+
+@pytest.mark.usefixtures("x64")
 def test_a_cell_that_is_squeezed_misses_no_pair():
     """With its atoms, as a barostat does: pairs across several cells come nearer by more than any that is listed."""
     positions, cell, pbc = arguments(systems.silicon())
