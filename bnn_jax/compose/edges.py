@@ -1,6 +1,7 @@
 """Neighbours of one structure on the device: arrays of fixed length, found and found again inside compiled loops."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import ase.geometry
@@ -64,6 +65,38 @@ class Search(NamedTuple):
         return jax.lax.cond(stale, lambda: find(positions, cell), lambda: edges)
 
 
+class _Plan(NamedTuple):
+    """What a search for pairs of one system knows beforehand; host arrays and numbers."""
+
+    pbc: Bool[np.ndarray, " 3"]
+    complement: Float[np.ndarray, "3 3"]
+    """Vectors for directions without periods, so that fractional coordinates exist; nothing depends on them."""
+    cutoff: float
+    skin: float
+    first: Int[np.ndarray, " candidate"]
+    second: Int[np.ndarray, " candidate"]
+    """All pairs of atoms, those of an atom with itself included."""
+    images: Int[np.ndarray, "image 3"]
+    """That are looked at of each, beside or around the nearest."""
+    is_pair: Bool[np.ndarray, "candidate image"]
+    """All but an atom itself, and one of each two of its images that are opposite."""
+    has_one_image: bool
+    """Whether of an atom's images only the nearest can be within reach."""
+    least_widths: Float[np.ndarray, " 3"]
+    """Of the cell in the directions with periods, for the images to be enough."""
+    capacity: int
+    """Pairs that there is room for, within reach."""
+    fewer: int
+    """Likewise, within the cutoff."""
+    most_pairs: float
+    """A list of so many can miss none, wherever the atoms go."""
+
+    @property
+    def reach(self) -> float:
+        """Cutoff and skin."""
+        return self.cutoff + self.skin
+
+
 def build_search(
     positions: Float[np.ndarray, "atom 3"],
     cell: Float[np.ndarray, "3 3"],
@@ -89,7 +122,6 @@ def build_search(
         InputError: the structure is too large for a search among all pairs of atoms.
     """
     reach = cutoff + skin
-    # Directions without periods get some vector, so that fractional coordinates exist; nothing depends on it.
     complement = np.where(np.any(cell, axis=1)[:, None], 0.0, ase.geometry.complete_cell(cell) - cell)
     # Room for more pairs is room for a smaller cell too: as dense as the arrays would hold.
     squeeze = (1 + headroom) ** (-1 / 3)
@@ -97,89 +129,99 @@ def build_search(
     has_one_image = has_nearest_images(squeeze * cell, pbc, reach)
     most = np.where(pbc & (not has_one_image), np.ceil(reach / widths), 0).astype(int)
     images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
-    # An atom and its own images: one of each two that are opposite, and never the atom itself, which is the middle one.
-    is_later = np.arange(len(images)) > len(images) // 2
     first, second = np.triu_indices(len(positions))
     if len(first) * len(images) > MAX_CANDIDATES:
         raise InputError(
             f"{len(positions)} atoms with {len(images)} images have too many pairs to look at all of them; take a"
             " smaller system, or neighbours from jax-md."
         )
-
-    is_pair = (first != second)[:, None] | is_later
+    is_pair = (first != second)[:, None] | (np.arange(len(images)) > len(images) // 2)
+    num_candidates = int(is_pair.sum())
 
     def room(radius: float) -> int:
-        """For the pairs within it."""
         senders, _, _ = neighbor_list(positions, cell, pbc, radius)
-        return min(size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1), max(int(is_pair.sum()), 1))
+        return min(size_ladder(int(len(senders) / 2 * (1 + headroom)) + 1), max(num_candidates, 1))
 
-    capacity, fewer = room(reach), room(cutoff)
-    # Where atoms have no images a list of every pair there is can miss none, wherever they go.
-    most_pairs = np.inf if pbc.any() else int(is_pair.sum())
+    plan = _Plan(
+        pbc=pbc,
+        complement=complement,
+        cutoff=cutoff,
+        skin=skin,
+        first=first,
+        second=second,
+        images=images,
+        is_pair=is_pair,
+        has_one_image=has_one_image,
+        least_widths=np.full(3, 2 * reach) if has_one_image else reach / np.maximum(most, 1),
+        capacity=room(reach),
+        fewer=room(cutoff),
+        most_pairs=np.inf if pbc.any() else num_candidates,
+    )
+    return Search(partial(_find, plan), partial(_is_stale, plan), partial(_within_cutoff, plan))
 
-    def candidates(positions: Array, cell: Array) -> tuple[Array, Array]:
-        """Shifts and squared distances of all pairs, by pair and image."""
-        inverse = inverse_of(cell + complement)
-        fractional = jnp.where(pbc, positions @ inverse, 0)
-        between = fractional[first] - fractional[second]
-        nearest = -jnp.round(between) if has_one_image else jnp.floor(fractional[second]) - jnp.floor(fractional[first])
-        shifts = nearest[:, None, :] + images
-        vectors = (positions[first] - positions[second])[:, None, :] + shifts @ cell
-        return shifts.astype(jnp.int32), jnp.where(is_pair, jnp.sum(vectors**2, axis=-1), jnp.inf)
 
-    def find(positions: AnyArray, cell: AnyArray) -> Edges:
-        positions, cell = jnp.asarray(positions), jnp.asarray(cell)
-        shifts, squares = candidates(positions, cell)
-        near = (squares < reach**2).reshape(-1)
-        (places,) = jnp.nonzero(near, size=capacity, fill_value=near.size)
-        is_real = places < near.size
-        pair = jnp.minimum(places // len(images), len(first) - 1)
+def _candidates(plan: _Plan, positions: Array, cell: Array) -> tuple[Array, Array]:
+    """Shifts and squared distances of all pairs, by pair and image."""
+    fractional = jnp.where(plan.pbc, positions @ inverse_of(cell + plan.complement), 0)
+    one, other = fractional[plan.first], fractional[plan.second]
+    nearest = -jnp.round(one - other) if plan.has_one_image else jnp.floor(other) - jnp.floor(one)
+    shifts = nearest[:, None, :] + plan.images
+    vectors = (positions[plan.first] - positions[plan.second])[:, None, :] + shifts @ cell
+    return shifts.astype(jnp.int32), jnp.where(plan.is_pair, jnp.sum(vectors**2, axis=-1), jnp.inf)
 
-        def chosen(values: Array, otherwise: int) -> Array:
-            return jnp.where(is_real, values, otherwise).astype(jnp.int32)
 
-        new_widths = 1 / jnp.linalg.norm(inverse_of(cell + complement), axis=0)
-        needed = 2 * reach if has_one_image else reach / np.maximum(most, 1)
-        is_narrow = jnp.any((new_widths < (1 - ROUNDING) * needed) & pbc)
-        num_pairs = jnp.sum(near, dtype=jnp.int32)
-        return Edges(
-            senders=chosen(jnp.asarray(first)[pair], len(positions)),
-            receivers=chosen(jnp.asarray(second)[pair], len(positions)),
-            shifts=jnp.where(is_real[:, None], shifts.reshape(-1, 3)[jnp.minimum(places, near.size - 1)], 0),
-            num_pairs=num_pairs,
-            overflow=(num_pairs > capacity) | is_narrow,
-            positions=positions,
-            cell=cell,
-        )
+def _find(plan: _Plan, positions: AnyArray, cell: AnyArray) -> Edges:
+    positions, cell = jnp.asarray(positions), jnp.asarray(cell)
+    shifts, squares = _candidates(plan, positions, cell)
+    near = (squares < plan.reach**2).reshape(-1)
+    (places,) = jnp.nonzero(near, size=plan.capacity, fill_value=near.size)
+    is_real = places < near.size
+    pair = jnp.minimum(places // len(plan.images), len(plan.first) - 1)
 
-    def is_stale(positions: AnyArray, cell: AnyArray, edges: Edges) -> Bool[Array, ""]:
-        # A vector r between atoms becomes r + r strain + what the two move beside that. Of those longer than the reach
-        # none gets shorter than the cutoff while the strain takes less of the reach, and the moves less, than the skin.
-        strain = inverse_of(edges.cell + complement) @ (cell - edges.cell)
-        moves = positions - edges.positions - edges.positions @ strain
-        furthest = jnp.max(jnp.linalg.norm(moves, axis=-1), initial=0)
-        has_moved = reach * jnp.linalg.norm(strain) + 2 * furthest > skin
-        return has_moved & (edges.num_pairs < most_pairs)
+    def chosen(values: Array, otherwise: int) -> Array:
+        return jnp.where(is_real, values, otherwise).astype(jnp.int32)
 
-    def within_cutoff(positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
-        if fewer >= capacity:
-            return edges
-        positions, cell = jnp.asarray(positions), jnp.asarray(cell)
-        last = len(positions) - 1  # instead of no atom; what is computed of it is not used
-        ends = [jnp.minimum(end, last) for end in (edges.senders, edges.receivers)]
-        vectors = positions[ends[0]] - positions[ends[1]] + edges.shifts.astype(positions.dtype) @ cell
-        near = (jnp.sum(vectors**2, axis=-1) < cutoff**2) & (jnp.arange(capacity) < edges.num_pairs)
-        (places,) = jnp.nonzero(near, size=fewer, fill_value=capacity)
-        num_pairs = jnp.sum(near, dtype=jnp.int32)
-        return edges._replace(
-            senders=edges.senders.at[places].get(mode="fill", fill_value=len(positions)),
-            receivers=edges.receivers.at[places].get(mode="fill", fill_value=len(positions)),
-            shifts=edges.shifts.at[places].get(mode="fill", fill_value=0),
-            num_pairs=num_pairs,
-            overflow=edges.overflow | (num_pairs > fewer),
-        )
+    widths = 1 / jnp.linalg.norm(inverse_of(cell + plan.complement), axis=0)
+    is_narrow = jnp.any((widths < (1 - ROUNDING) * plan.least_widths) & plan.pbc)
+    num_pairs = jnp.sum(near, dtype=jnp.int32)
+    return Edges(
+        senders=chosen(jnp.asarray(plan.first)[pair], len(positions)),
+        receivers=chosen(jnp.asarray(plan.second)[pair], len(positions)),
+        shifts=jnp.where(is_real[:, None], shifts.reshape(-1, 3)[jnp.minimum(places, near.size - 1)], 0),
+        num_pairs=num_pairs,
+        overflow=(num_pairs > plan.capacity) | is_narrow,
+        positions=positions,
+        cell=cell,
+    )
 
-    return Search(find, is_stale, within_cutoff)
+
+def _is_stale(plan: _Plan, positions: AnyArray, cell: AnyArray, edges: Edges) -> Bool[Array, ""]:
+    # A vector r between atoms becomes r + r strain + what the two move beside that. Of those longer than the reach
+    # none gets shorter than the cutoff while the strain takes less of the reach, and the moves less, than the skin.
+    strain = inverse_of(edges.cell + plan.complement) @ (cell - edges.cell)
+    moves = positions - edges.positions - edges.positions @ strain
+    furthest = jnp.max(jnp.linalg.norm(moves, axis=-1), initial=0)
+    has_moved = plan.reach * jnp.linalg.norm(strain) + 2 * furthest > plan.skin
+    return has_moved & (edges.num_pairs < plan.most_pairs)
+
+
+def _within_cutoff(plan: _Plan, positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
+    if plan.fewer >= plan.capacity:
+        return edges
+    positions, cell = jnp.asarray(positions), jnp.asarray(cell)
+    last = len(positions) - 1  # instead of no atom; what is computed of it is not used
+    senders, receivers = (jnp.minimum(end, last) for end in (edges.senders, edges.receivers))
+    vectors = positions[senders] - positions[receivers] + edges.shifts.astype(positions.dtype) @ cell
+    near = (jnp.sum(vectors**2, axis=-1) < plan.cutoff**2) & (jnp.arange(plan.capacity) < edges.num_pairs)
+    (places,) = jnp.nonzero(near, size=plan.fewer, fill_value=plan.capacity)
+    num_pairs = jnp.sum(near, dtype=jnp.int32)
+    return edges._replace(
+        senders=edges.senders.at[places].get(mode="fill", fill_value=len(positions)),
+        receivers=edges.receivers.at[places].get(mode="fill", fill_value=len(positions)),
+        shifts=edges.shifts.at[places].get(mode="fill", fill_value=0),
+        num_pairs=num_pairs,
+        overflow=edges.overflow | (num_pairs > plan.fewer),
+    )
 
 
 def inverse_of(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
