@@ -51,7 +51,7 @@ def write_bundle(
     try:
         from lammps_jax.export import export_model  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError("A bundle for LAMMPS needs lammps-jax; pip install lammps-jax.") from error
+        raise InputError("A bundle for LAMMPS needs lammps-jax; pip install 'bnn_jax[engines]'.") from error
     export_model(
         energy_fn=atom_energies_fn(posterior, elements, max_atoms, sample, platform),
         path=path,
