@@ -100,8 +100,7 @@ def umbrella(sign: float) -> Atoms:
 def test_neb_finds_the_barrier_of_an_umbrella(tmp_path, capsys, monkeypatch):
     """Springs of one length make a tetrahedron; on the way to its mirror image the atoms lie on a square."""
     stiffness = np.array([20.0, 40.0])
-    monkeypatch.setattr("bnn_jax.cli.neb.is_exported", lambda _: True)
-    monkeypatch.setattr("bnn_jax.cli.neb.load_exported", lambda _: springs(umbrella(1), tuple(stiffness)))
+    monkeypatch.setattr("bnn_jax.cli.neb.load_predictor", lambda _: springs(umbrella(1), tuple(stiffness)))
     ase.io.write(tmp_path / "ends.xyz", [umbrella(1), umbrella(-1)])
     ends, out = [f"{tmp_path}/ends.xyz@{i}" for i in (0, 1)], tmp_path / "path.xyz"
     assert main(["neb", "run", *ends, "--out", str(out), "--images", "5", "--max-force", "0.01"]) == 0
