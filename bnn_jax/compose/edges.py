@@ -86,8 +86,8 @@ class _Plan(NamedTuple):
     """Of the cell in the directions with periods, for the images to be enough."""
     capacity: int
     """Pairs that there is room for, within reach."""
-    fewer: int
-    """Likewise, within the cutoff."""
+    capacity_within_cutoff: int
+    """Pairs that there is room for, of those."""
     most_pairs: float
     """A list of so many can miss none, wherever the atoms go."""
 
@@ -154,7 +154,7 @@ def build_search(
         has_one_image=has_one_image,
         least_widths=np.full(3, 2 * reach) if has_one_image else reach / np.maximum(most, 1),
         capacity=room(reach),
-        fewer=room(cutoff),
+        capacity_within_cutoff=room(cutoff),
         most_pairs=np.inf if pbc.any() else num_candidates,
     )
     return Search(partial(_find, plan), partial(_is_stale, plan), partial(_within_cutoff, plan))
@@ -206,21 +206,21 @@ def _is_stale(plan: _Plan, positions: AnyArray, cell: AnyArray, edges: Edges) ->
 
 
 def _within_cutoff(plan: _Plan, positions: AnyArray, cell: AnyArray, edges: Edges) -> Edges:
-    if plan.fewer >= plan.capacity:
+    if plan.capacity_within_cutoff >= plan.capacity:
         return edges
     positions, cell = jnp.asarray(positions), jnp.asarray(cell)
     last = len(positions) - 1  # instead of no atom; what is computed of it is not used
     senders, receivers = (jnp.minimum(end, last) for end in (edges.senders, edges.receivers))
     vectors = positions[senders] - positions[receivers] + edges.shifts.astype(positions.dtype) @ cell
     near = (jnp.sum(vectors**2, axis=-1) < plan.cutoff**2) & (jnp.arange(plan.capacity) < edges.num_pairs)
-    (places,) = jnp.nonzero(near, size=plan.fewer, fill_value=plan.capacity)
+    (places,) = jnp.nonzero(near, size=plan.capacity_within_cutoff, fill_value=plan.capacity)
     num_pairs = jnp.sum(near, dtype=jnp.int32)
     return edges._replace(
         senders=edges.senders.at[places].get(mode="fill", fill_value=len(positions)),
         receivers=edges.receivers.at[places].get(mode="fill", fill_value=len(positions)),
         shifts=edges.shifts.at[places].get(mode="fill", fill_value=0),
         num_pairs=num_pairs,
-        overflow=edges.overflow | (num_pairs > plan.fewer),
+        overflow=edges.overflow | (num_pairs > plan.capacity_within_cutoff),
     )
 
 
@@ -262,9 +262,6 @@ def graph_of(
     positions = jnp.where(edges.overflow, jnp.nan, positions)
     num_edges = 2 * jnp.minimum(edges.num_pairs, num_places)
 
-    def both_ways(one: Array, other: Array) -> Array:
-        return jnp.stack([one, other], axis=1).reshape(2 * num_places, *one.shape[1:])
-
     return AtomGraph(
         nodes={
             "species": jnp.append(jnp.asarray(species, jnp.int32), 0),
@@ -277,3 +274,13 @@ def graph_of(
         n_node=jnp.array([num_atoms, 1], jnp.int32),
         n_edge=jnp.stack([num_edges, 2 * num_places - num_edges]).astype(jnp.int32),
     )
+
+
+def both_ways(one: Array, other: Array) -> Array:
+    """Rows of the first edge of each pair and of the second, one beside the other, as a graph has its edges.
+
+    Args:
+        one: [pair, ...], of the first edges.
+        other: of the second.
+    """
+    return jnp.stack([one, other], axis=1).reshape(2 * one.shape[0], *one.shape[1:])

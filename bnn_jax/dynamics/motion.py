@@ -93,10 +93,13 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
         samples = jax.tree.map(lambda leaf: leaf[numbers][:, None], predictor.samples) if has_own else None
         keys = jax.random.split(rng_key, len(positions))
         states = each(integrator.init)(keys, positions, cells, edges, samples)
-        return Replicas(states, cells, edges, edges.overflow, samples)
+        return Replicas(states, cells, edges, overflow_of((positions, cells), edges), samples)
 
     def places(states: Any, cells: Array) -> tuple[Array, Array]:
         return states.position, jax.vmap(integrator.cell)(states, cells)
+
+    def overflow_of(place: tuple[Array, Array], edges: Edges) -> Array:
+        return jax.vmap(search.within_cutoff)(*place, edges).overflow
 
     def one_step(replicas: Replicas, _: None) -> tuple[Replicas, None]:
         """Made again with new neighbours if it went where a pair may be missing."""
@@ -111,8 +114,8 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
 
         stale = jnp.any(jax.vmap(search.is_stale)(*gone_to, edges))
         states, edges = jax.lax.cond(stale, again, lambda: (new, edges))
-        used = jax.vmap(search.within_cutoff)(*places(states, cells), edges)
-        return Replicas(states, cells, edges, overflow | used.overflow, samples), None
+        overflow |= overflow_of(places(states, cells), edges)
+        return Replicas(states, cells, edges, overflow, samples), None
 
     def frame(state: Any, start: Array, edges: Edges, samples: Params | None) -> Frame:
         positions, cell = state.position, integrator.cell(state, start)
@@ -148,8 +151,9 @@ def build_motion(predictor: Predictor, structure: ase.Atoms, settings: Settings,
         return each_its_own(replicas)
 
     def searched(replicas: Replicas) -> Replicas:
-        edges = jax.vmap(search.find)(*places(replicas.integrator, replicas.cells))
-        return replicas._replace(edges=edges, overflow=edges.overflow)
+        place = places(replicas.integrator, replicas.cells)
+        edges = jax.vmap(search.find)(*place)
+        return replicas._replace(edges=edges, overflow=overflow_of(place, edges))
 
     compiled = _quiet(jax.jit(advance, static_argnums=(1, 2)))
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bnn_jax.checkpoint import write_bytes_atomic
+from bnn_jax.compose.edges import both_ways
 from bnn_jax.methods import Posterior
 from bnn_jax.types import AtomGraph
 
@@ -25,7 +26,8 @@ from bnn_jax.types import AtomGraph
 def write_file(posterior: Posterior, path: str | Path, sample: int | None = None) -> Path:
     """Write the program, for any numbers of atoms, systems and pairs, on CPU, CUDA and TPU.
 
-    Energies are in eV above the atomic shifts (``Statistics.shifts``).
+    Energies are in eV above the atomic shifts (``Statistics.shifts``), and NaN of a system with an element that was not
+    in training: a program cannot refuse.
 
     Args:
         posterior: samples and their network.
@@ -44,24 +46,24 @@ def write_file(posterior: Posterior, path: str | Path, sample: int | None = None
 
     def energies(params: list[Array], data: Mapping[str, Array]) -> Array:
         samples = jax.tree.unflatten(structure, params)
-        return predictor.apply_samples(samples, _graph(data, known), 1).energy.mean(axis=0)
+        found = predictor.apply_samples(samples, _graph(data, known), 1).energy.mean(axis=0)
+        is_unknown = jnp.all(data["atomic_numbers"][:-1, None] != known, axis=1)
+        num_unknown = jax.ops.segment_sum(is_unknown.astype(jnp.int32), data["batch"][:-1], found.shape[0])
+        return jnp.where(num_unknown > 0, jnp.nan, found)
 
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     exported = jax.export.export(jax.jit(energies), platforms=("cpu", "cuda", "tpu"))(shapes, _shapes(leaves[0].dtype))
-    path, parts = (
-        Path(path),
-        {
-            "model.jax": bytes(exported.serialize(vjp_order=1)),
-            "metadata.json": json.dumps({"cutoff": predictor.cutoff}).encode(),
-            "params.msgpack": msgpack.packb([_packed(leaf) for leaf in leaves], use_bin_type=True),
-        },
-    )
+    parts = {
+        "model.jax": bytes(exported.serialize(vjp_order=1)),
+        "metadata.json": json.dumps({"cutoff": predictor.cutoff}).encode(),
+        "params.msgpack": msgpack.packb([_packed(leaf) for leaf in leaves], use_bin_type=True),
+    }
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
-    write_bytes_atomic(path, whole.getvalue())
-    return path
+    write_bytes_atomic(Path(path), whole.getvalue())
+    return Path(path)
 
 
 def _graph(data: Mapping[str, Array], known: Array) -> AtomGraph:
@@ -75,9 +77,6 @@ def _graph(data: Mapping[str, Array], known: Array) -> AtomGraph:
     is_pair = is_first & (senders < last) & (receivers < last)
     order = jnp.argsort(~is_pair, stable=True)[:num_places]
     num_edges = 2 * jnp.sum(is_pair, dtype=jnp.int32)
-
-    def both_ways(one: Array, other: Array) -> Array:
-        return jnp.stack([one, other], axis=1).reshape(2 * num_places, *one.shape[1:])
 
     ends = [jnp.where(is_pair, end, last)[order].astype(jnp.int32) for end in (senders, receivers)]
     counts = jax.ops.segment_sum(jnp.ones_like(data["batch"]), data["batch"], data["cell"].shape[0])

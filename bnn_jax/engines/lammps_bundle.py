@@ -4,6 +4,8 @@ A bundle has energies and forces and no channel for error bars. Where those are 
 take them along the trajectory with LAMMPS's ``rerun``, or its frames to ``bnn-jax predict``.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import ase.data
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bnn_jax.checkpoint import write_text_atomic
 from bnn_jax.compose import Edges
 from bnn_jax.compose.edges import graph_of
 from bnn_jax.methods import Posterior
@@ -45,16 +48,20 @@ def write_bundle(
         The path.
 
     Raises:
-        InputError: lammps-jax is not installed, a type has no element or one that was not in training, or there is no
-            such sample.
+        InputError: lammps-jax is not installed, a type has no element or one that was not in training, there is no such
+            sample or platform, a size is not positive, or the file cannot be written.
     """
     try:
         from lammps_jax.export import export_model  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("A bundle for LAMMPS needs lammps-jax; pip install 'bnn_jax[engines]'.") from error
-    export_model(
+    if min(max_atoms, max_pairs) < 1:
+        raise InputError(f"max_atoms is {max_atoms} and max_pairs {max_pairs}; both must be at least 1.")
+    if platform not in ("cpu", "cuda"):
+        raise InputError(f"There is no platform {platform!r:.20}; choose cpu or cuda.")
+    bundle = export_model(
         energy_fn=atom_energies_fn(posterior, elements, max_atoms, sample, platform),
-        path=path,
+        path=os.devnull,  # what it writes by itself could be left half written
         max_atoms=max_atoms,
         max_edges=max_pairs,
         cutoff=posterior.config.model.cutoff,
@@ -65,6 +72,7 @@ def write_bundle(
         n_species=len(elements),
         platform=platform,
     )
+    write_text_atomic(path, json.dumps(bundle, indent=2, sort_keys=True) + "\n")
     return Path(path)
 
 

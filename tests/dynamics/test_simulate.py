@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import systems
 from commands import environment
-from springs import springs
+from springs import CUTOFF, springs
 
 from bnn_jax import InputError
 from bnn_jax.dynamics import Bounds, Settings, simulate
@@ -153,6 +153,21 @@ def test_room_for_neighbours_grows():
     np.testing.assert_allclose(found.frames.estimate.forces[-1, 1], expected, atol=1e-4)
 
 
+def test_a_start_with_more_pairs_within_the_cutoff_than_the_first_has_room_too():
+    """Two clusters that are apart by a little more than the cutoff in the first start, by less in the second."""
+    cluster = ase.build.molecule("CH4").positions
+    starts = [
+        ase.Atoms("CH4" * 2, np.concatenate([cluster, cluster + np.array([apart, 0, 0])])) for apart in (4.6, 2.6)
+    ]
+    few, many = (np.sum(each.get_all_distances()[np.triu_indices(10, 1)] < CUTOFF) for each in starts)
+    assert few == 20 and many > 1.5 * few
+    predictor = springs(starts[1])
+    found = simulate(predictor, starts, dataclasses.replace(SETTINGS, skin=3.5), **LENGTHS)
+    assert np.isfinite(found.frames.positions).all()
+    expected = predictor.predict(found.atoms(starts[1], 1)[-1]).forces
+    np.testing.assert_allclose(found.frames.estimate.forces[-1, 1], expected, atol=1e-4)
+
+
 def test_what_cannot_be_simulated(tmp_path):
     predictor = springs(WATER)
     for change, message in (
@@ -173,7 +188,7 @@ def test_what_cannot_be_simulated(tmp_path):
 ON_TWO_DEVICES = """
 import jax, numpy as np, systems
 from bnn_jax.dynamics import Settings, simulate
-from springs import springs
+from springs import CUTOFF, springs
 settings = Settings(ensemble="langevin", kelvin=1000.0, timestep_fs=0.2, stride=5)
 found = simulate(springs(systems.water()), systems.water(), settings, picoseconds=0.03, num_replicas=4, progress=False)
 print(jax.local_device_count(), *found.frames.positions[-1].ravel().tolist())

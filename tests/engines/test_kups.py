@@ -3,20 +3,24 @@
 import json
 import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import ase
 import ase.io
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import systems
 from posteriors import random_posterior
 
 from bnn_jax import InputError
+from bnn_jax.atoms.neighbors import neighbor_list
 from bnn_jax.engines.kups_file import write_file
 
-pytestmark = pytest.mark.skipif(find_spec("kups") is None, reason="kUPS is not installed, or Python is older than 3.12")
+needs_kups = pytest.mark.skipif(find_spec("kups") is None, reason="kUPS is not installed, or Python is older than 3.12")
 NUM_STEPS = 50
 
 
@@ -47,6 +51,56 @@ def moved(folder: Path, start: ase.Atoms) -> dict[str, np.ndarray]:
         return {name: np.asarray(steps[f"array.{key}"]) for name, key in names.items()}
 
 
+def arguments(structures: list[ase.Atoms], cutoff: float, padding: int) -> dict[str, np.ndarray]:
+    """As kUPS calls the program: a last atom and system of padding, edges there, and both ways of each pair."""
+    starts = np.cumsum([0, *map(len, structures)])
+    edges, shifts = [np.full((2, padding), starts[-1])], [np.zeros((padding, 3))]
+    for first, atoms in zip(starts, structures, strict=False):
+        senders, receivers, images = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+        edges.append(first + np.stack([receivers, senders]))
+        shifts.append(images)
+    order = np.random.default_rng(0).permutation(sum(len(each) for each in shifts))
+    number, whole = len(structures) + 1, np.concatenate
+    return {
+        "pos": whole([*(atoms.positions for atoms in structures), np.zeros((1, 3))]).astype(np.float32),
+        "atomic_numbers": whole([*(atoms.numbers for atoms in structures), [0]]).astype(np.int32),
+        "batch": np.repeat(np.arange(number), [*map(len, structures), 1]).astype(np.int32),
+        "cell": np.stack([*(atoms.cell.array for atoms in structures), np.zeros((3, 3))]).astype(np.float32),
+        "pbc": np.ones((number, 3), bool),
+        "edge_index": whole(edges, axis=1)[:, order].astype(np.int32),
+        "cell_offsets": whole(shifts)[order].astype(np.float32),
+        "charge": np.zeros(number, np.float32),
+        "spin": np.zeros(number, np.float32),
+    }
+
+
+def test_the_program_gives_energies_and_forces_of_the_calculator_whatever_the_order_of_the_edges(tmp_path):
+    crystal = systems.sodium_chloride()
+    posterior = random_posterior(systems.labelled_series(crystal, 4), num_blocks=2)
+    path = write_file(posterior, tmp_path / "posterior.zip")
+    with zipfile.ZipFile(path) as archive:
+        program = jax.export.deserialize(bytearray(archive.read("model.jax")))
+    params = [jnp.asarray(leaf) for leaf in jax.tree.leaves(posterior.samples)]
+    small = crystal.copy()
+    small.set_cell(0.7 * crystal.cell.array, scale_atoms=True)  # atoms see their own images
+    structures = [systems.rattled(crystal, 3), small]
+    data = arguments(structures, posterior.config.model.cutoff, padding=7)
+
+    def total(positions):
+        found = program.call(params, data | {"pos": positions})
+        return found[:-1].sum(), found
+
+    (_, energies), gradient = jax.value_and_grad(total, has_aux=True)(data["pos"])
+    expected = posterior.predict(structures)
+    shifts = [posterior.statistics.shifts[np.searchsorted(posterior.statistics.species, a.numbers)] for a in structures]
+    rounding = 2e-6 * np.abs(expected.forces).max()
+    np.testing.assert_allclose(-gradient[:-1], expected.forces, rtol=0, atol=rounding)
+    np.testing.assert_allclose(energies[:-1], expected.energy - np.sum(shifts, axis=1), rtol=1e-5, atol=1e-4)
+    data["atomic_numbers"][-2] = 92
+    assert np.isnan(program.call(params, data)).tolist() == [False, True, False]
+
+
+@needs_kups
 @pytest.mark.parametrize("sample", [None, 1])
 def test_kups_moves_atoms_with_the_forces_of_the_calculator(tmp_path, sample):
     atoms = systems.sodium_chloride()

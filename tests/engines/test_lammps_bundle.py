@@ -89,4 +89,8 @@ def test_what_cannot_be_written_is_said(tmp_path, posterior):
         write_bundle(posterior, path, ("Na", "K"), 10, 10)
     with pytest.raises(InputError, match="no sample 3"):
         write_bundle(posterior, path, ELEMENTS, 10, 10, 3)
+    with pytest.raises(InputError, match="max_atoms is 0 and max_pairs 10"):
+        write_bundle(posterior, path, ELEMENTS, 0, 10)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_bundle(posterior, tmp_path / "none" / "bundle.json", ELEMENTS, 10, 10, platform="cpu")
     assert not path.exists()
