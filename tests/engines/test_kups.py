@@ -62,21 +62,22 @@ def arguments(structures: list[ase.Atoms], cutoff: float, padding: int) -> dict[
     order = np.random.default_rng(0).permutation(sum(len(each) for each in shifts))
     number, whole = len(structures) + 1, np.concatenate
     return {
-        "pos": whole([*(atoms.positions for atoms in structures), np.zeros((1, 3))]).astype(np.float32),
+        "pos": whole([*(atoms.positions for atoms in structures), np.zeros((1, 3))]).astype(np.float64),
         "atomic_numbers": whole([*(atoms.numbers for atoms in structures), [0]]).astype(np.int32),
         "batch": np.repeat(np.arange(number), [*map(len, structures), 1]).astype(np.int32),
-        "cell": np.stack([*(atoms.cell.array for atoms in structures), np.zeros((3, 3))]).astype(np.float32),
+        "cell": np.stack([*(atoms.cell.array for atoms in structures), np.zeros((3, 3))]).astype(np.float64),
         "pbc": np.ones((number, 3), bool),
         "edge_index": whole(edges, axis=1)[:, order].astype(np.int32),
-        "cell_offsets": whole(shifts)[order].astype(np.float32),
-        "charge": np.zeros(number, np.float32),
-        "spin": np.zeros(number, np.float32),
+        "cell_offsets": whole(shifts)[order].astype(np.float64),
+        "charge": np.zeros(number, np.float64),
+        "spin": np.zeros(number, np.float64),
     }
 
 
+@pytest.mark.usefixtures("x64")
 def test_the_program_gives_energies_and_forces_of_the_calculator_whatever_the_order_of_the_edges(tmp_path):
     crystal = systems.sodium_chloride()
-    posterior = random_posterior(systems.labelled_series(crystal, 4), num_blocks=2)
+    posterior = random_posterior(systems.labelled_series(crystal, 4), num_blocks=2, dtype=jnp.float64)
     path = write_file(posterior, tmp_path / "posterior.zip")
     with zipfile.ZipFile(path) as archive:
         program = jax.export.deserialize(bytearray(archive.read("model.jax")))
@@ -93,9 +94,8 @@ def test_the_program_gives_energies_and_forces_of_the_calculator_whatever_the_or
     (_, energies), gradient = jax.value_and_grad(total, has_aux=True)(data["pos"])
     expected = posterior.predict(structures)
     shifts = [posterior.statistics.shifts[np.searchsorted(posterior.statistics.species, a.numbers)] for a in structures]
-    rounding = 2e-6 * np.abs(expected.forces).max()
-    np.testing.assert_allclose(-gradient[:-1], expected.forces, rtol=0, atol=rounding)
-    np.testing.assert_allclose(energies[:-1], expected.energy - np.sum(shifts, axis=1), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(-gradient[:-1], expected.forces, atol=1e-9)
+    np.testing.assert_allclose(energies[:-1], expected.energy - np.sum(shifts, axis=1), atol=1e-9)
     data["atomic_numbers"][-2] = 92
     assert np.isnan(program.call(params, data)).tolist() == [False, True, False]
 
