@@ -93,6 +93,9 @@ class Potential(NamedTuple):
     start: Callable[[Params, Any], Params] = lambda params, _: params
     """``start(params, batch) -> params``: initial parameters from which a likelihood is learnt well, given training
     structures."""
+    centre: Callable[[Params, Any], Params] = lambda params, _: params
+    """``centre(params, batch) -> params``: parameters on the way whose energies of these structures are right on
+    average, for while a likelihood is learnt."""
 
 
 class Predictive(NamedTuple):

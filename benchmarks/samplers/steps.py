@@ -16,7 +16,7 @@ from bnn_jax.config import Config, SamplerConfig
 from bnn_jax.devices import chain_mesh
 from bnn_jax.methods import sghmc as method
 from bnn_jax.methods.base import Posterior
-from bnn_jax.methods.preparation import prepare
+from bnn_jax.methods.preparation import Anchors, choose_anchors, prepare
 from bnn_jax.posterior import log_density_estimator, normal_log_prior, value_and_grad_estimator
 from bnn_jax.sampling import amsgrad, chain, diagnostics, kronecker, schedule, sghmc
 from bnn_jax.sampling.groups import RunProgress
@@ -229,7 +229,9 @@ def sample(train: Dataset, config: Config, seed: int, variant: Variant) -> tuple
     """
     config, statistics, packed = prepare(train, None, config)
     _, plan, starts = method.build_chains(jax.random.key(seed), packed, config)
-    chunk = _chunk(variant, config, len(train), batch_bound(packed, config.sampler.batch_size))
+    batch_size = config.sampler.batch_size
+    anchors = choose_anchors(packed, batch_size)
+    chunk = _chunk(variant, config, len(train), batch_bound(packed, batch_size), anchors)
     states = jax.jit(jax.vmap(variant.start))(starts[0])
     data = chunk.place(packed)
     longest = np.zeros((config.sampler.log_every, *plan(0, 0, 1).shape[1:]), np.int32)
@@ -242,14 +244,14 @@ def sample(train: Dataset, config: Config, seed: int, variant: Variant) -> tuple
 
 
 @functools.lru_cache(maxsize=4)
-def _chunk(variant: Variant, config: Config, data_size: int, sizes: tuple[int, int]) -> chain.Chunk:
+def _chunk(variant: Variant, config: Config, data_size: int, sizes: tuple[int, int], anchors: Anchors) -> chain.Chunk:
+    network = method.potential(config)
     prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
-    estimate = log_density_estimator(method.potential(config).apply, prior, data_size, config.posterior.stress_std)
+    estimate = log_density_estimator(network.apply, prior, data_size, config.posterior.stress_std)
     step = variant.build(value_and_grad_estimator(estimate), data_size, config.sampler)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    return chain.build_chunk(
-        step, minibatch, chain_mesh(config.sampler.num_chains, 1), chain.build_turn(config.sampler)
-    )
+    turn = chain.build_turn(config.sampler, lambda position, data: network.centre(position, anchors.batch(data)))
+    return chain.build_chunk(step, minibatch, chain_mesh(config.sampler.num_chains, 1), turn)
 
 
 def _as_mass(learnt: Learnt) -> Any:

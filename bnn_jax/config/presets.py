@@ -55,12 +55,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "sampler": {
             "batch_size": 30,
+            "centre_every": 0,
             "convergence_steps": 1_000_000,
             "step_size_first": 1e-2,
             "step_size_last": 1e-5,
             "cycle_steps": 100_000,
             "cycle_step_size": 1e-3,
         },
-        "trainer": {"batch_size": 30, "num_steps": 1_000_000, "log_every": 1_000},
+        "trainer": {"batch_size": 30, "num_steps": 1_000_000, "centre_every": 0, "log_every": 1_000},
     },
 }

@@ -100,6 +100,9 @@ class SamplerConfig:
     gradient (:mod:`bnn_jax.sampling.kronecker`), which are learnt and frozen with it."""
     basis_every: int = within(20, 1, 10**9)
     """Steps between turns of that basis while it is learnt."""
+    centre_every: int = within(20, 0, 10**9)
+    """Steps between corrections of the mean error of the energies, while the mass is learnt: left to its gradient, it
+    can grow large in cells of many atoms (:mod:`bnn_jax.model.start`). 0 makes none."""
     convergence_steps: int = within(10_000, 1, 10**9)
     """Steps before the first sample."""
     step_size_first: float = positive(1e-2, 1e30)
@@ -140,6 +143,8 @@ class TrainerConfig:
     """Rows without improvement of the validation loss after which a network is trained no further."""
     average_decay: float = within(0.99, 0, 1, "high")
     """Of the exponential moving average of the weights, which is what is validated and kept."""
+    centre_every: int = within(20, 0, 10**9)
+    """As for the sampler, of networks that are trained on a likelihood."""
     energy_weight: float = within(0.1, 0, 1e6)
     """Of absolute energy errors in kcal/mol (Tan et al. 2023, SI eq. 1)."""
     forces_weight: float = within(1.0, 0, 1e6)

@@ -15,7 +15,7 @@ from bnn_jax.methods.base import fill_model_config
 from bnn_jax.types import Batch, InputError
 
 BATCHES_AT_START = 4
-"""Minibatches that initial weights are adapted to, together: their features, of one network at a time, take less memory
+"""Minibatches that weights are adapted to, together: their features, of one network at a time, take less memory
 than the step's derivatives of one."""
 
 
@@ -49,8 +49,24 @@ def prepare(train: Dataset, valid: Dataset | None, config: Config) -> Prepared:
     return Prepared(config, statistics, packed)
 
 
-def starting_batch(packed: PackedData, batch_size: int) -> Batch:
-    """Training structures that initial weights are adapted to (``Potential.start``), from all parts of the set.
+class Anchors(NamedTuple):
+    """Training structures from all parts of the set, that weights are adapted to by ``Potential.start``, ``centre``."""
+
+    indices: tuple[int, ...]
+    sizes: tuple[int, int]
+    """Of a batch of them."""
+
+    def batch(self, packed: PackedData) -> Batch:
+        """Their batch.
+
+        Args:
+            packed: training set, on the host or on a device.
+        """
+        return gather_batch(packed, np.asarray(self.indices, np.int32), *self.sizes)
+
+
+def choose_anchors(packed: PackedData, batch_size: int) -> Anchors:
+    """Structures evenly from the first to the last.
 
     Args:
         packed: training set.
@@ -58,7 +74,7 @@ def starting_batch(packed: PackedData, batch_size: int) -> Batch:
     """
     count = min(len(packed.energy), BATCHES_AT_START * batch_size)
     indices = np.linspace(0, len(packed.energy) - 1, count).round().astype(np.int32)
-    return gather_batch(packed, indices, *batch_size_needed(packed, indices))
+    return Anchors(tuple(indices.tolist()), batch_size_needed(packed, indices))
 
 
 def check_batch_size(batch_size: int, train: Dataset, key: str) -> None:

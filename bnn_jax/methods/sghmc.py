@@ -20,7 +20,7 @@ from bnn_jax.devices import agreed, chain_mesh, is_first
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import chain_log, recorder
 from bnn_jax.methods.base import Posterior, SamplingRecord, example_graph
-from bnn_jax.methods.preparation import check_batch_size, prepare, starting_batch
+from bnn_jax.methods.preparation import Anchors, check_batch_size, choose_anchors, prepare
 from bnn_jax.methods.recorder import DivergenceError as DivergenceError
 from bnn_jax.methods.recorder import LostProcessError as LostProcessError
 from bnn_jax.methods.watch import UNWATCHED, FiguresFn, watch
@@ -257,26 +257,28 @@ def build_chains(
 
     # What is compiled is that of one group, whatever the number of groups and samples.
     of_a_group = dataclasses.replace(config, sampler=dataclasses.replace(sampler, num_chains=at_once, num_samples=1))
-    chunk, start = _chunk(of_a_group, data_size, sizes, devices_per_chain), _start(of_a_group)
-    batch = starting_batch(packed, sampler.batch_size)
+    anchors = choose_anchors(packed, sampler.batch_size)
+    chunk, start = _chunk(of_a_group, data_size, sizes, anchors, devices_per_chain), _start(of_a_group)
+    batch = anchors.batch(packed)
     starts = [start(rng_key, numbers, batch) for numbers in np.arange(sampler.num_chains).reshape(-1, at_once)]
     return chunk, plan, starts
 
 
 @functools.lru_cache(maxsize=8)
-def _chunk(config: Config, data_size: int, sizes: tuple[int, int], devices_per_chain: int) -> chain.Chunk:
+def _chunk(
+    config: Config, data_size: int, sizes: tuple[int, int], anchors: Anchors, devices_per_chain: int
+) -> chain.Chunk:
     """The same for all runs that differ in nothing that it is compiled for, such as those of several seeds."""
-    sampler = config.sampler
+    sampler, network = config.sampler, potential(config)
     prior = lambda params: normal_log_prior(params, 0.0, config.posterior.prior_std)  # noqa: E731
-    estimate = log_density_estimator(potential(config).apply, prior, data_size, config.posterior.stress_std)
+    estimate = log_density_estimator(network.apply, prior, data_size, config.posterior.stress_std)
     value_and_grad_fn = value_and_grad_estimator(estimate)
     if devices_per_chain > 1:
         value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
     step = chain.build_step(value_and_grad_fn, data_size, sampler)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    return chain.build_chunk(
-        step, minibatch, chain_mesh(sampler.num_chains, devices_per_chain), chain.build_turn(sampler)
-    )
+    turn = chain.build_turn(sampler, lambda position, data: network.centre(position, anchors.batch(data)))
+    return chain.build_chunk(step, minibatch, chain_mesh(sampler.num_chains, devices_per_chain), turn)
 
 
 @functools.lru_cache(maxsize=8)

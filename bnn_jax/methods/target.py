@@ -14,7 +14,7 @@ from bnn_jax.atoms.sources import Structures, load
 from bnn_jax.config import Config
 from bnn_jax.methods import registry
 from bnn_jax.methods.base import Posterior, example_graph
-from bnn_jax.methods.preparation import check_batch_size, prepare, starting_batch
+from bnn_jax.methods.preparation import check_batch_size, choose_anchors, prepare
 from bnn_jax.posterior import log_likelihood, normal_log_prior
 from bnn_jax.types import Params, PRNGKey
 
@@ -77,7 +77,7 @@ def log_posterior(train: Structures, config: Config | None = None) -> LogPosteri
         of_batch = jax.checkpoint(sum_of)
         return log_prior(params) + jnp.sum(jax.lax.map(lambda indices: of_batch(params, indices), plan))
 
-    graph, batch = example_graph(config.model), starting_batch(packed, batch_size)
+    graph, batch = example_graph(config.model), choose_anchors(packed, batch_size).batch(packed)
 
     def init(rng_key: PRNGKey) -> Params:
         return potential.start(potential.init(rng_key, graph), batch)

@@ -18,9 +18,9 @@ from bnn_jax.devices import chain_mesh
 from bnn_jax.memory import COMPILATION_BYTES, peak_bytes, require_memory
 from bnn_jax.methods import recorder
 from bnn_jax.methods.base import Posterior, example_graph
-from bnn_jax.methods.preparation import Prepared, check_batch_size, prepare, starting_batch
+from bnn_jax.methods.preparation import Anchors, Prepared, check_batch_size, choose_anchors, prepare
 from bnn_jax.sampling import chain
-from bnn_jax.training import Optimizer, Progress, TrainInfo, Turn, begin, build_step, drive, init
+from bnn_jax.training import Optimizer, Progress, TrainInfo, TrainState, Turn, begin, build_step, drive, init
 from bnn_jax.types import Batch, Params, Potential, Prediction, PRNGKey
 
 STRUCTURES_PER_VALIDATION = 64
@@ -128,20 +128,25 @@ def build_training(rng_key: PRNGKey, prepared: Prepared, task: Task) -> tuple[ch
         tables = [np.random.default_rng([*seed, int(m), 1]).integers(data_size, size=data_size) for m in members]
         return np.stack([table[chosen[:, i]] for i, table in enumerate(tables)], axis=1).astype(np.int32)
 
-    states = _start(task, config)(rng_key, starting_batch(packed, batch_size))
-    return _chunk(task, config.trainer, sizes), plan, states
+    anchors = choose_anchors(packed, batch_size)
+    states = _start(task, config)(rng_key, anchors.batch(packed))
+    return _chunk(task, config.trainer, sizes, anchors), plan, states
 
 
 @functools.lru_cache(maxsize=8)
-def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int]) -> chain.Chunk:
+def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int], anchors: Anchors) -> chain.Chunk:
     def loss(params: Params, batch: Batch, key: PRNGKey) -> tuple[Array, Array]:
         value, prediction = task.loss_fn(params, batch, key)
         _, square, count = _errors(prediction, batch)
         return value, square / jnp.maximum(count, 1)
 
+    def centred(state: TrainState, data: PackedData) -> TrainState:
+        return state._replace(params=task.potential.centre(state.params, anchors.batch(data)))
+
     step = build_step(jax.value_and_grad(loss, has_aux=True), trainer, task.optimizer)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    return chain.build_chunk(step, minibatch, chain_mesh(len(task.members)))
+    turn = chain.now_and_then(centred, trainer.centre_every, trainer.num_steps)
+    return chain.build_chunk(step, minibatch, chain_mesh(len(task.members)), turn)
 
 
 @functools.lru_cache(maxsize=8)

@@ -116,33 +116,55 @@ def build_step(value_and_grad_fn: Callable, data_size: int, config: SamplerConfi
     return step
 
 
-def build_turn(config: SamplerConfig) -> Callable[[ChainState], ChainState]:
-    """What chains do between two steps: now and then, while the mass is learnt, their bases turn.
+def now_and_then(fn: Callable[[Any, Any], Any], every: int, end: int) -> Callable[[Any, Any], Any]:
+    """What is done to states between two steps, apart from the steps because it costs as much as several.
 
-    It is apart from the step because its decompositions cost as much as several steps, and under ``vmap`` a step cannot
-    leave them out.
+    Under ``vmap`` a step cannot leave it out.
+
+    Args:
+        fn: of a state, which knows its ``step``, and the data.
+        every: steps from one time to the next; 0 for never.
+        end: step from which on it is not done.
+
+    Returns:
+        A function of all states, which have a leading axis, and the data.
+    """
+
+    def where_due(states: Any, data: Any) -> Any:
+        due = (states.step > 0) & (states.step % every == 0) & (states.step < end)
+        select = jax.vmap(lambda is_due, new, old: jax.tree.map(lambda a, b: jnp.where(is_due, a, b), new, old))
+        done = jax.vmap(fn, in_axes=(0, None))
+        return jax.lax.cond(jnp.any(due), lambda old: select(due, done(old, data), old), lambda old: old, states)
+
+    return where_due if every else lambda states, _: states
+
+
+def build_turn(
+    config: SamplerConfig, centre_fn: Callable[[Params, Any], Params] | None = None
+) -> Callable[[ChainState, Any], ChainState]:
+    """What chains do between two steps: now and then, while the mass is learnt, their bases turn and energies are set.
 
     Args:
         config: the sampler's settings.
+        centre_fn: ``(position, data) -> position`` without a mean error of the energies; None leaves positions alone.
 
     Returns:
-        A function of the states of all chains, which have a leading axis.
+        A function of the states of all chains, which have a leading axis, and the data.
     """
     freeze_step = schedule.freeze_step(config)
 
-    def turn(state: ChainState) -> ChainState:
+    def centred(state: ChainState, data: Any) -> ChainState:
+        assert centre_fn is not None
+        return state._replace(sampler=state.sampler._replace(position=centre_fn(state.sampler.position, data)))
+
+    def turned(state: ChainState, _: Any) -> ChainState:
         basis = kronecker.turn(state.basis)
         momentum = kronecker.to_basis(basis, kronecker.from_basis(state.basis, state.sampler.momentum))
         return state._replace(basis=basis, sampler=state.sampler._replace(momentum=momentum))
 
-    def turn_where_due(states: ChainState) -> ChainState:
-        if not states.basis:
-            return states
-        due = (states.step > 0) & (states.step % config.basis_every == 0) & (states.step < freeze_step)
-        select = jax.vmap(lambda is_due, new, old: jax.tree.map(lambda a, b: jnp.where(is_due, a, b), new, old))
-        return jax.lax.cond(jnp.any(due), lambda old: select(due, jax.vmap(turn)(old), old), lambda old: old, states)
-
-    return turn_where_due
+    centre = now_and_then(centred, config.centre_every if centre_fn else 0, freeze_step)
+    turn = now_and_then(turned, config.basis_every if config.mass == "kronecker" else 0, freeze_step)
+    return lambda states, data: turn(centre(states, data), data)
 
 
 @dataclass(frozen=True)
@@ -185,7 +207,7 @@ def mean_over_devices(value_and_grad_fn: Callable) -> Callable:
     return mean
 
 
-def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callable = lambda states: states) -> Chunk:
+def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callable = lambda states, _: states) -> Chunk:
     """Many steps of many chains in one compiled call, the chains spread evenly over devices.
 
     Chains never communicate: each device runs its own loop over its own chains. Only where several devices share the
@@ -195,7 +217,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callab
         step: from :func:`build_step`.
         minibatch_fn: ``(data, indices) -> minibatch``, pure, of the indices of one device.
         mesh: axis ``chain``, which divides the chains, and ``data``, which divides each minibatch.
-        turn: from :func:`build_turn`, before each step.
+        turn: from :func:`build_turn` or :func:`now_and_then`, before each step.
 
     Returns:
         ``chunk(states, data, plan [step, chain, batch], num_steps) -> (states, infos [step, chain])``, jitted; it takes
@@ -222,7 +244,7 @@ def build_chunk(step: Callable, minibatch_fn: Callable, mesh: Mesh, turn: Callab
 
         def body(index: Array, carry: tuple) -> tuple:
             states, infos = carry
-            states, info = all_chains(turn(states), data, plan[index])
+            states, info = all_chains(turn(states, data), data, plan[index])
             return states, jax.tree.map(lambda all_, one: all_.at[index].set(one), infos, info)
 
         return jax.lax.fori_loop(0, num_steps, body, (states, infos))

@@ -54,6 +54,8 @@ def ratio(values: Float[np.ndarray, " element"], structure: Int[np.ndarray, " el
 def judge_calibration(predictive: Predictive, held_out: Dataset, bounds: Bounds = BOUNDS) -> Criterion:
     """Errors of energies and forces on held-out labels against their stds; forces also by element and by size of std.
 
+    Energies must scatter as their stds say: errors that are all alike may be as large, and are no draws of them.
+
     Args:
         predictive: of the held-out structures.
         held_out: with labels that were kept from training.
@@ -72,6 +74,10 @@ def judge_calibration(predictive: Predictive, held_out: Dataset, bounds: Bounds 
         ]
         figures |= {key: value for _, found, _ in parts for key, value in found.items()}
         faults += [fault] if fault else [fault for fault, _, _ in parts if fault]
+        if name == "energies":
+            fault, found = _alike(z, bounds)
+            figures |= found
+            faults += [fault] if fault else []
     if not described:
         few = f"fewer than {MIN_STRUCTURES} structures with labels were held back, or the method has no std"
         advice = "give more for validation, which the weights do not learn from (valid, --valid)"
@@ -102,6 +108,24 @@ def _standardised(
         thirds = np.searchsorted(np.quantile(std[labelled], [1 / 3, 2 / 3]), std[labelled])
         groups += [(f"with {size} stds", thirds == i) for i, size in enumerate(("small", "middle", "large"))]
         yield "forces", z, structure, [(name, chosen) for name, chosen in groups if chosen.any()]
+
+
+def _alike(z: np.ndarray, bounds: Bounds) -> tuple[str | None, dict[str, float]]:
+    """What is wrong with energies whose errors hardly differ, if anything, and the figures of that.
+
+    Args:
+        z: errors over stds, one of each structure.
+        bounds: of what is called right.
+    """
+    num = len(z)
+    square = ratio((z - z.mean()) ** 2 * num / (num - 1), np.arange(num))
+    scatter = float(np.sqrt(square.mean))
+    figures = {"energies_mean_z": float(z.mean()), "energies_scatter_of_z": scatter}
+    is_common = abs(z.mean()) > scatter and scatter < 1 / bounds.width and 1 - square.mean > square.reach
+    if not is_common or np.sqrt(np.mean(z**2)) < 1 / bounds.width:
+        return None, figures
+    text = f"all energies are wrong alike, by {abs(z.mean()):.2f} stds, and these {1 / max(scatter, 1e-300):.0f} times"
+    return f"{text} the scatter about that", figures
 
 
 def _judged(

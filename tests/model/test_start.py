@@ -12,7 +12,7 @@ from bnn_jax import Dataset
 from bnn_jax.config import Config
 from bnn_jax.methods import ensemble, sghmc, training
 from bnn_jax.methods.base import example_graph
-from bnn_jax.methods.preparation import prepare, starting_batch
+from bnn_jax.methods.preparation import choose_anchors, prepare
 from bnn_jax.model import nequip
 from bnn_jax.model.start import MIN_ENERGY_STD
 
@@ -43,7 +43,7 @@ def rms(values: np.ndarray) -> float:
 def test_the_mean_energy_is_right_and_its_std_that_of_the_rest(prepared):
     network, graph = nequip(prepared.config.model), example_graph(prepared.config.model)
     drawn = network.init(jax.random.key(0), graph)
-    params = jax.jit(network.start)(drawn, starting_batch(prepared.packed, len(TRAIN)))
+    params = jax.jit(network.start)(drawn, choose_anchors(prepared.packed, len(TRAIN)).batch(prepared.packed))
     (batch,) = TRAIN.batches(len(TRAIN), CONFIG.model.cutoff, prepared.statistics)
     before, found = (jax.jit(network.apply)(each, batch.graph) for each in (drawn, params))
     known, sizes = np.asarray(batch.labels.energy_mask), TRAIN.num_atoms
@@ -64,12 +64,12 @@ def test_one_energy_and_none_at_all(prepared):
     drawn = network.init(jax.random.key(0), graph)
     energy = np.full(len(TRAIN), np.nan)
     without = prepare(dataclasses.replace(TRAIN, energy=energy), None, CONFIG)
-    same = network.start(drawn, starting_batch(without.packed, 5))
+    same = network.start(drawn, choose_anchors(without.packed, 5).batch(without.packed))
     for one, other in zip(jax.tree.leaves(same), jax.tree.leaves(drawn), strict=True):
         np.testing.assert_array_equal(one, other)
     energy[3] = TRAIN.energy[3]
     single = prepare(dataclasses.replace(TRAIN, energy=energy), None, CONFIG)
-    exact = network.start(drawn, starting_batch(single.packed, 5))["heads"]["energy_std"]["bias_1"]
+    exact = network.start(drawn, choose_anchors(single.packed, 5).batch(single.packed))["heads"]["energy_std"]["bias_1"]
     assert float(exact[0]) == pytest.approx(np.log(MIN_ENERGY_STD))
 
 
@@ -82,6 +82,50 @@ def test_chains_and_networks_start_there_and_differ(prepared):
         energy, forces = z_scores(nequip(prepared.config.model), one, prepared)
         assert rms(energy) == pytest.approx(1, abs=0.02) and 0.5 < rms(forces) < 5
         assert any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_energies_on_the_way_are_centred_and_all_else_stays(prepared):
+    network, graph = nequip(prepared.config.model), example_graph(prepared.config.model)
+    drawn = network.init(jax.random.key(3), graph)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, drawn)  # no start: the std networks have weights too
+    batch = choose_anchors(prepared.packed, len(TRAIN)).batch(prepared.packed)
+    centred = jax.jit(network.centre)(params, batch)
+    before, found = (jax.jit(network.apply)(each, batch.graph) for each in (params, centred))
+    mean = [np.sum(np.where(batch.labels.energy_mask, p.energy - batch.labels.energy, 0)) for p in (before, found)]
+    scale, num_atoms = prepared.config.model.scale, TRAIN.num_atoms.sum()
+    assert abs(mean[0]) > 0.01 * scale * num_atoms and abs(mean[1]) < 1e-5 * scale * num_atoms
+    changed = jax.tree.map(lambda new, old: bool(np.any(np.asarray(new) != np.asarray(old))), centred, params)
+    paths = [[part.key for part in path] for path, is_changed in jax.tree.leaves_with_path(changed) if is_changed]
+    assert paths == [["heads", "energy", "kernel_0"]]
+    again = network.centre(centred, batch)
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(centred), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_chains_are_centred_while_their_mass_is_learnt(prepared):
+    """Steps and corrections taken one by one are those of the compiled chunk, and none follows the frozen mass."""
+    changes = {"centre_every": 2, "convergence_steps": 8, "freeze_fraction": 0.5}
+    sampler = dataclasses.replace(prepared.config.sampler, **changes)
+    config = dataclasses.replace(prepared.config, sampler=sampler)
+    chunk, plan, (states,) = sghmc.build_chains(jax.random.key(0), prepared.packed, config)
+    never = dataclasses.replace(config, sampler=dataclasses.replace(sampler, centre_every=0))
+    plain, _, _ = sghmc.build_chains(jax.random.key(0), prepared.packed, never)
+    data, indices = chunk.place(prepared.packed), np.repeat(plan(0, 0, 1), 6, axis=0)
+    together, _ = chunk(states, data, indices, 6)
+    batch = choose_anchors(prepared.packed, sampler.batch_size).batch(prepared.packed)
+    centre = jax.jit(jax.vmap(nequip(config.model).centre, in_axes=(0, None)))
+    for step in range(6):
+        if step == 2:  # not at the start, and not at step 4, from which on the mass is kept
+            position = centre(states.sampler.position, batch)
+            states = states._replace(sampler=states.sampler._replace(position=position))
+        states, _ = plain(states, data, indices, 1)
+    for one, other in zip(
+        jax.tree.leaves(together.sampler.position), jax.tree.leaves(states.sampler.position), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    untouched, _ = plain(*(sghmc.build_chains(jax.random.key(0), prepared.packed, never)[2][0], data, indices), 6)
+    kernel = lambda states: np.asarray(states.sampler.position["heads"]["energy"]["kernel_0"])  # noqa: E731
+    assert np.abs(kernel(untouched) - kernel(together)).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -81,6 +81,34 @@ def assert_same(first: chain.ChainState, second: chain.ChainState, **tolerance) 
     jax.tree.map(lambda a, b: check(a, b, **tolerance), key_free(first), key_free(second))
 
 
+class TestNowAndThen:
+    @staticmethod
+    def steps_of_changes(every: int, end: int, first_steps: tuple[int, ...] = (0,)) -> list[list[int]]:
+        """Of each chain, the steps before which something was done in ten turns."""
+        states = jax.vmap(chain.init)(
+            jax.random.split(jax.random.key(0), len(first_steps)), jnp.zeros(len(first_steps))
+        )
+        states = states._replace(step=jnp.asarray(first_steps))
+
+        def fn(state: chain.ChainState, data: jnp.ndarray) -> chain.ChainState:
+            return state._replace(sampler=state.sampler._replace(position=state.sampler.position + data))
+
+        between, seen = jax.jit(chain.now_and_then(fn, every, end)), []
+        for _ in range(10):
+            new = between(states, jnp.asarray(1.0))
+            seen.append(np.where(new.sampler.position > states.sampler.position, np.asarray(states.step), -1))
+            states = new._replace(step=new.step + 1)
+        return [[int(step) for step in steps if step >= 0] for steps in np.transpose(seen)]
+
+    def test_it_is_done_at_multiples_before_the_end(self) -> None:
+        assert self.steps_of_changes(3, 9) == [[3, 6]]
+        assert self.steps_of_changes(3, 10) == [[3, 6, 9]]
+        assert self.steps_of_changes(0, 10) == [[]]
+
+    def test_each_chain_by_its_own_step(self) -> None:
+        assert self.steps_of_changes(4, 12, (0, 1, 7)) == [[4, 8], [4, 8], [8]]
+
+
 class TestMinibatchPlan:
     @pytest.mark.parametrize(("data_size", "batch_size"), [(12, 3), (13, 3), (5, 5), (7, 1)])
     def test_each_epoch_visits_no_datum_twice(self, data_size: int, batch_size: int) -> None:

@@ -164,7 +164,9 @@ def run(config: SamplerConfig) -> tuple[np.ndarray, chain.ChainState]:
 
     @jax.jit
     def cycle(states):
-        return jax.lax.fori_loop(0, 800, lambda _, states: jax.vmap(lambda s: step(s, None)[0])(turn(states)), states)
+        return jax.lax.fori_loop(
+            0, 800, lambda _, states: jax.vmap(lambda s: step(s, None)[0])(turn(states, None)), states
+        )
 
     keys = jax.random.split(jax.random.key(0), NUM_CHAINS)
     states = jax.vmap(lambda key: chain.init(key, jnp.zeros(SHAPE, jnp.float32), config.mass))(keys)
@@ -193,7 +195,7 @@ def test_the_basis_rests_once_the_mass_is_frozen() -> None:
     states = jax.vmap(lambda key: chain.init(key, jnp.zeros(SHAPE), "kronecker"))(
         jax.random.split(jax.random.key(1), 2)
     )
-    advance = jax.jit(lambda states: jax.vmap(lambda state: step(state, None)[0])(turn(states)))
+    advance = jax.jit(lambda states: jax.vmap(lambda state: step(state, None)[0])(turn(states, None)))
     seen = []
     for _ in range(80):
         states = advance(states)
@@ -214,7 +216,7 @@ def test_a_turn_keeps_the_physical_momentum() -> None:
     momentum = like(POSITION, 1)
     state = state._replace(sampler=sghmc.SGHMCState(POSITION, momentum), basis=kronecker.update(state.basis, POSITION))
     states = jax.tree.map(lambda leaf: leaf[None], state)._replace(step=jnp.array([40]))
-    turned = jax.tree.map(lambda leaf: leaf[0], chain.build_turn(CONFIG)(states))
+    turned = jax.tree.map(lambda leaf: leaf[0], chain.build_turn(CONFIG)(states, None))
     assert np.abs(np.asarray(turned.sampler.momentum["matrices"] - momentum["matrices"])).max() > 0.1
     back = kronecker.from_basis(turned.basis, turned.sampler.momentum)
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), back, momentum)

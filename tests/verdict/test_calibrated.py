@@ -103,6 +103,31 @@ def test_energies_are_judged_too():
     assert not any("energies" in name for name in judge_calibration(predictive, without).figures)
 
 
+@pytest.mark.parametrize("number", [4, NUM])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_energies_that_are_wrong_alike(number, sign):
+    """Root mean square and coverage of two stds are right, and the energies are not."""
+    predictive, held_out = case(9, number)
+    std, noise = predictive.energy_std, np.random.default_rng(9).normal(size=number)
+    alike = dataclasses.replace(held_out, energy=predictive.energy + std * (sign * 0.9 + 0.01 * noise))
+    found = judge_calibration(predictive, alike)
+    assert found.figures["energies_rms_z"] == pytest.approx(0.9, abs=0.02)
+    assert found.figures["energies_coverage_95"] == 1
+    assert found.figures["energies_mean_z"] == pytest.approx(-sign * 0.9, abs=0.02)
+    assert found.figures["energies_scatter_of_z"] == pytest.approx(0.01 * noise.std(ddof=1), rel=1e-3)
+    assert found.holds is False
+    assert re.search(r"all energies are wrong alike, by 0\.\d\d stds, and these \d+ times the", found.sentence)
+
+
+def test_energies_with_an_offset_within_their_scatter():
+    """An offset that the samples know of counts in their stds, and is one draw for all structures."""
+    predictive, held_out = case(10)
+    noise = np.random.default_rng(10).normal(size=NUM)
+    shifted = dataclasses.replace(held_out, energy=predictive.energy + predictive.energy_std * (0.8 + 0.5 * noise))
+    found = judge_calibration(predictive, shifted)
+    assert found.holds and abs(found.figures["energies_mean_z"]) > found.figures["energies_scatter_of_z"]
+
+
 def test_too_few_labels_tell_nothing():
     predictive, held_out = case(6, number=3)
     found = judge_calibration(predictive, held_out)
