@@ -56,7 +56,8 @@ def local_workers(number: int | None = None, seconds: float | None = None) -> It
     Raises:
         InputError: a number is not positive.
     """
-    number = number or len(os.sched_getaffinity(0))
+    if number is None:
+        number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if number < 1 or (seconds is not None and not seconds > 0):
         raise InputError(f"{number} workers with {seconds} s for a label were asked for; both must be positive.")
     # Not by fork: the driver has the threads of JAX.

@@ -276,6 +276,36 @@ class Neb:
 
 
 @dataclass(frozen=True)
+class Label:
+    """Energies and forces of structures by quantum chemistry, or by any calculator of ASE.
+
+    OUT gets the structures with their labels as extended XYZ. Each label is kept in a folder as soon as it is there:
+    the same command goes on after a kill, and nothing is computed twice. What the oracle cannot label (a field that
+    does not converge, a process that ends) is kept aside in that folder and named.
+    """
+
+    structures: Annotated[Positional[str], arg(metavar="IN")]
+    """Structures: a file, FILE@INDEX or a known name; their labels are left alone."""
+    out: Annotated[Positional[str], arg(metavar="OUT")]
+    """Extended XYZ file to write."""
+    oracle: Annotated[str, arg(metavar="NAME", help_behavior_hint=QUIET)]
+    """Level of theory: pyscf:METHOD/BASIS such as pyscf:bp86-d3zero/def2-svp, tblite:GFN2-xTB, or
+    ase:module.Calculator; options follow as ?charge=1&spin=1."""
+    store: Annotated[str, arg(metavar="DIR")] = "bnn-jax-labels"
+    """Folder of labels, to make or to go on with."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint=QUIET)] = None
+    """Processes that label side by side; one for each core if not given."""
+    seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint=QUIET)] = None
+    """Time that one label may take; any if not given."""
+    retries: Annotated[int, arg(metavar="N")] = 2
+    """How often a structure is tried again whose process ended."""
+    retry_failed: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Try again what was kept aside."""
+    overwrite: Annotated[bool, arg(help_behavior_hint=QUIET)] = False
+    """Replace OUT if it exists."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Fit every uncertainty method on the same data with the same budget, and show which to trust.
 
@@ -363,6 +393,7 @@ Command = (
     | Annotated[Export, subcommand("export")]
     | Annotated[Md, subcommand("md")]
     | Annotated[Neb, subcommand("neb")]
+    | Annotated[Label, subcommand("label")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Data, subcommand("data")]

@@ -22,6 +22,7 @@ from bnn_jax.cli.commands import (
     Evaluate,
     Export,
     Fit,
+    Label,
     Md,
     Neb,
     Predict,
@@ -39,6 +40,7 @@ _RUNNERS = {
     Export: "export",
     Md: "md",
     Neb: "neb",
+    Label: "label",
     Compare: "compare",
     Demo: "demo",
     Data: "data",
@@ -157,6 +159,7 @@ def _execute(command: Command) -> int:
         Demo: "; the same command continues",
         Md: "; continue the simulation with --resume",
         Compare: "; the same command continues",
+        Label: "; the same command continues",
     }.get(type(command), "")
     try:
         with _plain_messages(hint):
