@@ -1,6 +1,7 @@
 """Attacks: the objective of the paper, its ascent, and the limits that it keeps."""
 
 import dataclasses
+import itertools
 
 import ase
 import jax
@@ -116,13 +117,14 @@ def test_limits_are_kept(posterior) -> None:
 
 
 def test_near_copies_are_left_out(posterior) -> None:
-    many = dataclasses.replace(FREE, num_seeds=24)  # of six structures: seeds repeat, and repeats end alike
-    found = adversarial(posterior, TRAIN, dataclasses.replace(many, rmsd=1e-3), seed=0)
-    assert len(found.structures) <= 6
-    few = adversarial(posterior, TRAIN, dataclasses.replace(many, rmsd=10.0), seed=0)
-    assert len(few.structures) == 1
+    many = dataclasses.replace(FREE, num_seeds=24, rmsd=1e-3)  # of six structures: seeds repeat, and repeats end alike
+    found = adversarial(posterior, TRAIN, many, seed=0)
+    assert 1 <= len(found.structures) <= 6
+    pairs = itertools.combinations(found.structures, 2)
+    assert all(distance(one, other) > 1e-3 for one, other in pairs)
 
 
+@pytest.mark.slow
 def test_several_compositions_and_a_cell() -> None:
     train = Dataset.from_atoms([*labelled_series(ammonia(), 3), *labelled_series(water(), 3)])
     posterior = random_posterior(train.to_atoms(), num_samples=2)
