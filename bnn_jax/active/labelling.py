@@ -127,7 +127,7 @@ def _outcomes(
     left = dict.fromkeys(missing, retries)
 
     def submitted(name: str) -> concurrent.futures.Future:
-        return workers.submit(compute, oracle, missing[name], str(store.path))
+        return workers.submit(compute, oracle, missing[name], str(store.path.resolve()))
 
     pending = {submitted(name): name for name in missing}
     while pending:
@@ -174,6 +174,7 @@ def compute(oracle: Oracle, atoms: ase.Atoms, folder: str) -> Label | Failure:
 
 @functools.lru_cache(maxsize=4)
 def _calculator(oracle: Oracle) -> Calculator:
+    """One for each level, since one that reads a model from disk takes its time."""
     return oracle.calculator_fn()
 
 

@@ -5,7 +5,7 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -25,13 +25,13 @@ def _anything(_: ase.Atoms) -> None:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A level of theory that can be asked; it can be pickled and sent to other processes."""
+    """A level of theory that can be asked, here or, pickled, in other processes; those of one level are equal."""
 
     level: str
     """Its name, which labels carry: those of two levels do not belong in one training set."""
-    calculator_fn: Callable[[], Calculator]
+    calculator_fn: Callable[[], Calculator] = field(compare=False)
     """A new calculator."""
-    check: Callable[[ase.Atoms], None] = _anything
+    check: Callable[[ase.Atoms], None] = field(default=_anything, compare=False)
     """Raises :class:`bnn_jax.types.InputError` for a structure that this level cannot label."""
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ase
@@ -19,6 +19,8 @@ published labels of ammonia; PySCF's own ``b88,p86`` takes that of Perdew and Zu
 
 class PySCF(Calculator):
     """Hartree-Fock or Kohn-Sham energies and forces of molecules, in eV and eV/Angstrom, with a dispersion correction.
+
+    Where the basis belongs to effective core potentials (def2 beyond krypton, LANL2DZ), these stand for the cores.
 
     Args:
         method: ``hf``, or a functional by PySCF's name or one of :data:`FUNCTIONALS`.
@@ -91,6 +93,7 @@ class PySCF(Calculator):
             atom=list(zip(atoms.symbols, atoms.positions.tolist(), strict=True)),
             unit="Angstrom",
             basis=self.basis,
+            ecp=core_potentials(self.basis, set(atoms.symbols)),
             charge=self.charge,
             spin=self.spin,
             verbose=0,
@@ -127,6 +130,17 @@ class PySCF(Calculator):
                 raise LabelError(f"the field has not converged in {seconds:g} s")
 
         return callback
+
+
+def core_potentials(basis: str, symbols: Iterable[str]) -> dict[str, str]:
+    """The basis, for those elements whose cores it leaves to potentials, which PySCF does not take by itself.
+
+    Args:
+        basis: by PySCF's name.
+        symbols: of elements.
+    """
+    load_ecp = _import("pyscf.gto.basis").load_ecp
+    return {symbol: basis for symbol in symbols if load_ecp(basis, symbol)}
 
 
 def dispersion_of(molecule: Any, method: str, damping: str) -> Any:

@@ -84,8 +84,28 @@ class TestPySCF:
             oracle(f"pyscf:pbe/def2-svp{options}").check(atoms)
 
     def test_structures_that_are_not(self) -> None:
-        oracle("pyscf:pbe/def2-svp?spin=1").check(molecule("NH2"))
-        oracle("pyscf:pbe/def2-svp?charge=-1&spin=0").check(molecule("OH"))
+        assert oracle("pyscf:pbe/def2-svp?spin=1").check(molecule("NH2")) is None
+        assert oracle("pyscf:pbe/def2-svp?charge=-1&spin=0").check(molecule("OH")) is None
+
+    def test_heavy_atoms_have_the_core_potentials_of_their_basis(self) -> None:
+        """All electrons of iodine in the valence functions of def2 would give -1,997 Hartree and no molecule."""
+        atoms = ase.Atoms("HI", [[0, 0, 0], [0, 0, 1.6]])
+        energies = {}
+        for distance in (1.45, 1.609, 1.8):  # measured: 1.609
+            atoms.positions[1, 2] = distance
+            atoms.calc = PySCF("hf", "def2-svp")
+            energies[distance] = atoms.get_potential_energy()
+        assert energies[1.609] / 27.211386 == pytest.approx(-297.23, abs=0.02)
+        assert min(energies, key=energies.__getitem__) == 1.609
+        atoms.positions[1, 2] = 1.7
+        step, forces = 1e-3, atoms.get_forces()
+        ends = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[1, 2] += sign * step
+            moved.calc = PySCF("hf", "def2-svp", tolerance=1e-11)
+            ends.append(moved.get_potential_energy())
+        assert forces[1, 2] == pytest.approx(-(ends[0] - ends[1]) / (2 * step), abs=2e-4)
 
     def test_labels_equal_those_that_the_package_ships(self) -> None:
         """Of another program run: experiments/ammonia, without this calculator."""
