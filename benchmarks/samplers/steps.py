@@ -250,7 +250,7 @@ def _chunk(variant: Variant, config: Config, data_size: int, sizes: tuple[int, i
     estimate = log_density_estimator(network.apply, prior, data_size, config.posterior.stress_std)
     step = variant.build(value_and_grad_estimator(estimate), data_size, config.sampler)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    turn = chain.build_turn(config.sampler, lambda position, data: network.centre(position, anchors.batch(data)))
+    turn = chain.build_turn(config.sampler, anchors.centre_fn(network))
     return chain.build_chunk(step, minibatch, chain_mesh(config.sampler.num_chains, 1), turn)
 
 

@@ -144,7 +144,7 @@ class TrainerConfig:
     average_decay: float = within(0.99, 0, 1, "high")
     """Of the exponential moving average of the weights, which is what is validated and kept."""
     centre_every: int = within(20, 0, 10**9)
-    """As for the sampler, of networks that are trained on a likelihood."""
+    """As for the sampler, all along, of the networks of ensembles, dropout and IVON."""
     energy_weight: float = within(0.1, 0, 1e6)
     """Of absolute energy errors in kcal/mol (Tan et al. 2023, SI eq. 1)."""
     forces_weight: float = within(1.0, 0, 1e6)

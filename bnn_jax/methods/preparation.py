@@ -1,6 +1,7 @@
 """What every method does with the data before it begins: checks, statistics, packed arrays."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from bnn_jax.atoms.parts import check_elements
 from bnn_jax.atoms.statistics import Statistics
 from bnn_jax.config import Config
 from bnn_jax.methods.base import fill_model_config
-from bnn_jax.types import Batch, InputError
+from bnn_jax.types import Batch, InputError, Params, Potential
 
 BATCHES_AT_START = 4
 """Minibatches that weights are adapted to, together: their features, of one network at a time, take less memory
@@ -63,6 +64,14 @@ class Anchors(NamedTuple):
             packed: training set, on the host or on a device.
         """
         return gather_batch(packed, np.asarray(self.indices, np.int32), *self.sizes)
+
+    def centre_fn(self, potential: Potential) -> Callable[[Params, PackedData], Params]:
+        """``(params, packed) -> params`` whose mean energy of these structures is right.
+
+        Args:
+            potential: whose parameters they are.
+        """
+        return lambda params, packed: potential.centre(params, self.batch(packed))
 
 
 def choose_anchors(packed: PackedData, batch_size: int) -> Anchors:

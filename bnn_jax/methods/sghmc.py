@@ -277,7 +277,7 @@ def _chunk(
         value_and_grad_fn = chain.mean_over_devices(value_and_grad_fn)
     step = chain.build_step(value_and_grad_fn, data_size, sampler)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731
-    turn = chain.build_turn(sampler, lambda position, data: network.centre(position, anchors.batch(data)))
+    turn = chain.build_turn(sampler, anchors.centre_fn(network))
     return chain.build_chunk(step, minibatch, chain_mesh(sampler.num_chains, devices_per_chain), turn)
 
 

@@ -140,8 +140,10 @@ def _chunk(task: Task, trainer: TrainerConfig, sizes: tuple[int, int], anchors: 
         _, square, count = _errors(prediction, batch)
         return value, square / jnp.maximum(count, 1)
 
+    centre = anchors.centre_fn(task.potential)
+
     def centred(state: TrainState, data: PackedData) -> TrainState:
-        return state._replace(params=task.potential.centre(state.params, anchors.batch(data)))
+        return state._replace(params=centre(state.params, data))
 
     step = build_step(jax.value_and_grad(loss, has_aux=True), trainer, task.optimizer)
     minibatch = lambda data, indices: gather_batch(data, indices, *sizes)  # noqa: E731

@@ -12,7 +12,7 @@ from bnn_jax.config import ModelConfig
 from bnn_jax.model.heads import Heads
 from bnn_jax.model.initial import draw
 from bnn_jax.model.nequip import NequIP
-from bnn_jax.model.start import with_std_of_errors, without_offset
+from bnn_jax.model.start import Energies, with_std_of_errors, without_offset
 from bnn_jax.types import AtomGraph, Batch, InputError, Params, Potential, Prediction, PRNGKey
 
 
@@ -94,23 +94,22 @@ def nequip(config: ModelConfig) -> Potential:
             features=features,
         )
 
-    def energies_of(params: Params, batch: Batch) -> tuple[Array, Array, Array, Array]:
-        """What the readout is adapted to."""
+    def energies_of(params: Params, batch: Batch) -> Energies:
         graph, labels = batch.graph, batch.labels
         features = apply(params, graph).features
         assert features is not None
         features = jnp.where(node_mask(graph)[:, None], features, 0)
         sums = jax.ops.segment_sum(features, node_structure(graph), graph.n_node.shape[0], indices_are_sorted=True)
-        return sums, labels.energy / config.scale, graph.n_node, labels.energy_mask
+        return Energies(sums, labels.energy / config.scale, graph.n_node, labels.energy_mask)
 
     @jax.default_matmul_precision("float32")
     def start(params: Params, batch: Batch) -> Params:
         energies = energies_of(params, batch)
-        return with_std_of_errors(without_offset(params, *energies), *energies)
+        return with_std_of_errors(without_offset(params, energies), energies)
 
     @jax.default_matmul_precision("float32")
     def centre(params: Params, batch: Batch) -> Params:
-        return without_offset(params, *energies_of(params, batch))
+        return without_offset(params, energies_of(params, batch))
 
     return Potential(init, apply, start, centre)
 

@@ -10,7 +10,7 @@ is taken out at every twentieth.)
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -23,13 +23,23 @@ MIN_ENERGY_STD = 1e-2
 their errors."""
 
 
-def without_offset(
-    params: Mapping[str, Any],
-    sums: Float[Array, "structure feature"],
-    energies: Float[Array, " structure"],
-    num_atoms: Int[Array, " structure"],
-    known: Bool[Array, " structure"],
-) -> dict[str, Any]:
+class Energies(NamedTuple):
+    """Labels of structures, and what a readout makes of their features."""
+
+    sums: Float[Array, "structure feature"]
+    """Of the features of each structure's atoms."""
+    labels: Float[Array, " structure"]
+    """Above the shifts, in units of ``scale``."""
+    num_atoms: Int[Array, " structure"]
+    known: Bool[Array, " structure"]
+    """Which of the energies are labels."""
+
+    def of(self, weights: Float[Array, " feature"]) -> Float[Array, " structure"]:
+        """Energies by a readout, in units of ``scale``."""
+        return self.sums @ weights / _root(weights)
+
+
+def without_offset(params: Mapping[str, Any], energies: Energies) -> dict[str, Any]:
     """Weights whose readout has lost what makes the mean energy wrong.
 
     The readout changes along one direction, the mean features of an atom; all else, and with it what the network is far
@@ -37,35 +47,28 @@ def without_offset(
 
     Args:
         params: of the network.
-        sums: of the features of each structure's atoms.
-        energies: above the shifts, in units of ``scale``.
-        num_atoms: of each structure.
-        known: which of the energies are labels.
+        energies: that are to be right on average.
     """
-    weights, count = readout(params), jnp.maximum(jnp.sum(jnp.where(known, num_atoms, 0)), 1)
-
-    def mean(values: Array) -> Array:
-        return jnp.sum(jnp.where(known.reshape(-1, *[1] * (values.ndim - 1)), values, 0), axis=0) / count
-
-    direction = mean(sums) / _root(weights)
+    weights, known = readout(params), energies.known
+    count = jnp.maximum(jnp.sum(jnp.where(known, energies.num_atoms, 0)), 1)
+    direction = jnp.sum(jnp.where(known[:, None], energies.sums, 0), axis=0) / (count * _root(weights))
     square = jnp.sum(direction**2)
-    error = direction @ weights - mean(energies)
+    error = jnp.sum(jnp.where(known, energies.of(weights) - energies.labels, 0)) / count
     return with_readout(
         params, weights - direction * jnp.where(square > 0, error / jnp.where(square > 0, square, 1), 0)
     )
 
 
-def with_std_of_errors(
-    params: Mapping[str, Any],
-    sums: Float[Array, "structure feature"],
-    energies: Float[Array, " structure"],
-    num_atoms: Int[Array, " structure"],
-    known: Bool[Array, " structure"],
-) -> dict[str, Any]:
-    """Drawn weights whose energy std is the root mean square of the errors; the arguments are the same."""
-    weights = readout(params)
-    rest = energies - sums @ weights / _root(weights)
-    variance = jnp.sum(jnp.where(known, rest**2 / jnp.maximum(num_atoms, 1), 0)) / jnp.maximum(jnp.sum(known), 1)
+def with_std_of_errors(params: Mapping[str, Any], energies: Energies) -> dict[str, Any]:
+    """Drawn weights whose energy std is the root mean square of the errors.
+
+    Args:
+        params: as drawn, but for the readout: their networks of stds give zero before the last bias.
+        energies: whose errors they are.
+    """
+    known = energies.known
+    square = (energies.labels - energies.of(readout(params))) ** 2 / jnp.maximum(energies.num_atoms, 1)
+    variance = jnp.sum(jnp.where(known, square, 0)) / jnp.maximum(jnp.sum(known), 1)
     log_std = jnp.where(known.any(), jnp.log(jnp.maximum(jnp.sqrt(variance), MIN_ENERGY_STD)), 0)
     head = "heads", "energy_std"
     path = *head, f"bias_{sum(name.startswith('bias') for name in leaf(params, head)) - 1}"
